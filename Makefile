@@ -1,0 +1,70 @@
+# Doorward. `make run` and `make test` are all that a newcomer needs; both work on a fresh machine.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check --quiet
+T ?= tests
+unexport PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE PGSERVICE PGSERVICEFILE PGPASSFILE PGOPTIONS PGSSLMODE PGTARGETSESSIONATTRS
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint proto install bench lock clean check-python
+
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/runtime.stamp ## Start Doorward with its own PostgreSQL on 127.0.0.1:50051 (ARGS="…" is passed on)
+	@exec $(BIN)/doorward serve $(ARGS)
+
+install: $(VENV)/runtime.stamp ## Install both packages into .venv
+	@echo "Installed. Try: $(BIN)/doorward --help"
+
+test: lint $(VENV)/newest.stamp ## Lint, types, and every test (T=path runs one file or folder)
+	$(BIN)/python -m pytest $(T)
+
+lint: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Style, types, imports, contract, generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy client/doorward server/doorward_server tests bench tools
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/python tools/generate.py --check
+
+proto: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Generate client/doorward/v1 and the contract's image from protos/
+	$(BIN)/python tools/generate.py
+
+bench: $(VENV)/dev.stamp ## Measure, and print the tables of docs/performance.md
+	$(BIN)/python -m bench $(ARGS)
+
+lock: $(VENV)/dev.stamp ## Resolve the newest versions that the packages allow into the lock files
+	$(BIN)/python tools/lock.py
+
+clean: ## Remove what make made (never a data directory)
+	rm -rf $(VENV) .venv-proto .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Doorward needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+
+$(VENV)/bin/python: | check-python
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/runtime.stamp: requirements.lock client/pyproject.toml server/pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP) install --require-hashes -r requirements.lock
+	$(BIN)/python $(PIP) install --no-deps --no-build-isolation -e client -e server
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock $(VENV)/runtime.stamp
+	$(BIN)/python $(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/proto.stamp: requirements-proto.lock $(VENV)/dev.stamp
+	$(PYTHON) -m venv --clear .venv-proto
+	.venv-proto/bin/python $(PIP) install --require-hashes -r requirements-proto.lock
+	@touch $@
+
+$(VENV)/newest.stamp: requirements-newest.lock $(VENV)/dev.stamp
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python $(PIP) install --require-hashes -r requirements-newest.lock
+	@touch $@

@@ -1,0 +1,1 @@
+"""The client of Doorward: what callers install."""

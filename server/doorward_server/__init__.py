@@ -1,0 +1,1 @@
+"""The Doorward server and its command line."""

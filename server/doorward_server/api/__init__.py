@@ -1,0 +1,1 @@
+"""The only gRPC: from bytes to use cases and back."""

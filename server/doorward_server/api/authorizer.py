@@ -1,0 +1,333 @@
+"""Authorizer: the checks' two paths, warm and cold, and what a token may do (design sections 3, 7 and 11).
+
+Every attempt verifies the caller too, under the lease that the call captured first: here nothing is admitted beforehand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from doorward.core.entries import (
+    TOKEN_COMPILED,
+    TOKEN_EXPIRE_US,
+    TOKEN_GRANTS,
+    TOKEN_ID,
+    TOKEN_SECRETS,
+    find_live_secret,
+)
+from doorward.core.matrix import DenyReason, Grant, effective_state, held_permissions
+from doorward.v1 import authorizer_pb2 as pb
+from doorward.v1 import types_pb2
+from doorward_server.api import convert
+from doorward_server.api.access import TABLE
+from doorward_server.api.checks import Checker, encode_batch, encode_check, items_of
+from doorward_server.api.errors import Status, status_of
+from doorward_server.api.fields import Fields
+from doorward_server.api.methods import Method, Peer
+from doorward_server.api.wrapper import parsed, require_admitted
+from doorward_server.errors import Refused
+from doorward_server.replica.caches import Missing
+from doorward_server.service.authorize import AllMissing, Holder, no_lease
+from doorward_server.service.freshness import LATEST_KNOWN, Demand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from doorward.core.catalog import Catalog
+    from doorward.core.revision import Revision
+    from doorward_server.api.checks import Item
+    from doorward_server.api.wrapper import Binder
+    from doorward_server.replica.holding import Holding
+    from doorward_server.replica.recognition import Recognition
+    from doorward_server.service.authorize import Authorizer
+    from doorward_server.service.callers import Callers
+    from doorward_server.service.freshness import Freshness
+    from doorward_server.service.tokens import Tokens
+
+__all__ = ["AuthorizerApi"]
+
+T = TypeVar("T")
+
+SERVICE: Final = "/doorward.v1.Authorizer/"
+CHECK: Final = SERVICE + "Check"
+BATCH_CHECK: Final = SERVICE + "BatchCheck"
+LIST_PERMISSIONS: Final = SERVICE + "ListPermissions"
+INTROSPECT: Final = SERVICE + "IntrospectToken"
+LATER: Final = ("ListTokensWithPermission", "ExplainCheck")
+LATER_STREAMS: Final = ("StreamChecks", "Watch")
+
+# Items decided without letting others in: 1,000 at once would hold everyone else for milliseconds (measured: design 11).
+CHUNK: Final = 200
+LARGE_AT_ONCE: Final = 2
+
+
+class AuthorizerApi:
+    """The service's RPCs."""
+
+    def __init__(
+        self,
+        holding: Holding,
+        authorizer: Authorizer,
+        callers: Callers,
+        recognition: Recognition,
+        freshness: Freshness,
+        tokens: Tokens,
+        *,
+        max_batch: int,
+    ) -> None:
+        self._holding = holding
+        self._authorizer = authorizer
+        self._callers = callers
+        self._recognition = recognition
+        self._freshness = freshness
+        self._tokens = tokens
+        self._max_batch = max_batch
+        self._checker = Checker(authorizer)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._no_lease = status_of(no_lease())
+
+    def methods(self, binder: Binder) -> list[Method]:
+        """Its part of the method table."""
+        return [
+            Method(CHECK, TABLE[CHECK], self.check_warm, self.check),
+            Method(BATCH_CHECK, TABLE[BATCH_CHECK], self.batch_check_warm, self.batch_check),
+            Method(LIST_PERMISSIONS, TABLE[LIST_PERMISSIONS], None, self.list_permissions),
+            Method(INTROSPECT, TABLE[INTROSPECT], None, self.introspect_token),
+            *(binder.unimplemented(SERVICE + name) for name in LATER),
+            *(binder.unimplemented(SERVICE + name, is_stream=True) for name in LATER_STREAMS),
+        ]
+
+    def check_warm(self, request: bytes, credential: str | None) -> bytes | Status | None:
+        """A Check for which everything is in memory; None: only the cold path can answer."""
+
+        def attempt(catalog: Catalog, now_us: int) -> bytes | None:
+            message = pb.CheckRequest.FromString(request)
+            if message.HasField("consistency"):
+                return None
+            decision = self._checker.one(_item_of(message), catalog, now_us, None)
+            return None if isinstance(decision, Missing) else encode_check(decision, str(self._holding.revision))
+
+        return self._warm(CHECK, credential, attempt)
+
+    def batch_check_warm(self, request: bytes, credential: str | None) -> bytes | Status | None:
+        """A small BatchCheck for which everything is in memory."""
+
+        def attempt(catalog: Catalog, now_us: int) -> bytes | None:
+            message = pb.BatchCheckRequest.FromString(request)
+            if message.HasField("consistency") or not 0 < len(message.items) <= CHUNK:
+                return None
+            results = self._checker.many(items_of(message), catalog, now_us, None, {})
+            return None if isinstance(results, AllMissing) else encode_batch(results, str(self._holding.revision))
+
+        return self._warm(BATCH_CHECK, credential, attempt)
+
+    async def check(self, request: bytes, peer: Peer) -> bytes:
+        """A Check, with whatever must be brought for it."""
+        message = parsed(pb.CheckRequest, request)
+        item = _item_of(message)
+        await self._fresh(CHECK, peer, message)
+        decision, revision = await self._under_lease(
+            CHECK, peer, lambda catalog, now_us, refuted: self._checker.one(item, catalog, now_us, refuted)
+        )
+        return encode_check(decision, str(revision))
+
+    async def batch_check(self, request: bytes, peer: Peer) -> bytes:
+        """A BatchCheck, in chunks, each under a lease of its own."""
+        message = parsed(pb.BatchCheckRequest, request)
+        await self._fresh(BATCH_CHECK, peer, message)
+        self._require_bounds(len(message.items))
+        items = items_of(message)
+        if len(items) <= CHUNK:
+            results, revision = await self._chunk(items, peer)
+            return encode_batch(results, str(revision))
+        async with self._large:
+            return await self._chunks(items, peer)
+
+    async def list_permissions(self, request: bytes, peer: Peer) -> bytes:
+        """What a Check would allow, at the account or at one project."""
+        message = parsed(pb.ListPermissionsRequest, request)
+        await self._fresh(LIST_PERMISSIONS, peer, message)
+        fields = Fields()
+        secret = fields.secret("secret", message.secret)
+        project_id = fields.identifier("project_id", message.project_id) if message.HasField("project_id") else None
+        fields.done()
+
+        def attempt(catalog: Catalog, now_us: int, refuted: set[bytes]) -> pb.ListPermissionsResponse | Missing:
+            holder = self._authorizer.find_holder(secret, catalog, now_us, refuted)
+            if holder is None or isinstance(holder, Missing):
+                unrecognized = types_pb2.DENY_REASON_TOKEN_UNRECOGNIZED
+                return holder or pb.ListPermissionsResponse(reason=unrecognized)
+            return self._permissions_of(holder, project_id, catalog, now_us)
+
+        response, revision = await self._under_lease(LIST_PERMISSIONS, peer, attempt)
+        response.revision = str(revision)
+        return response.SerializeToString()
+
+    async def introspect_token(self, request: bytes, peer: Peer) -> bytes:
+        """What a token is."""
+        message = parsed(pb.IntrospectTokenRequest, request)
+        await self._fresh(INTROSPECT, peer, message)
+        fields = Fields()
+        secret = fields.secret("secret", message.secret)
+        fields.done()
+
+        def attempt(catalog: Catalog, now_us: int, refuted: set[bytes]) -> pb.IntrospectTokenResponse | Missing:
+            holder = self._authorizer.find_holder(secret, catalog, now_us, refuted)
+            if holder is None or isinstance(holder, Missing):
+                return holder or pb.IntrospectTokenResponse(reason=types_pb2.DENY_REASON_TOKEN_UNRECOGNIZED)
+            return self._introspection_of(holder, secret, catalog, now_us)
+
+        response, _ = await self._under_lease(INTROSPECT, peer, attempt)
+        if not response.token_id:
+            return response.SerializeToString()
+        # Names and times for display come from the database; the verdict is taken afterwards, under a lease of its own.
+        shown = await self._tokens.get_token(response.token_id)
+        response, revision = await self._under_lease(INTROSPECT, peer, attempt)
+        record = convert.token(shown.tokens[0], shown.catalog, shown.plan, shown.now)
+        if response.token_id:
+            response.display_name, response.state = record.display_name, record.state
+            response.create_time.CopyFrom(record.create_time)
+            if record.HasField("last_used_time"):
+                response.last_used_time.CopyFrom(record.last_used_time)
+        response.revision = str(revision)
+        return response.SerializeToString()
+
+    def _warm(
+        self, path: str, credential: str | None, attempt: Callable[[Catalog, int], bytes | None]
+    ) -> bytes | Status | None:
+        holding = self._holding
+        end_ns = holding.capture()
+        if end_ns is None:
+            return self._no_lease
+        position, now_us = holding.history.applied, holding.latest_us()
+        try:
+            caller = self._callers.find(credential, now_us, None)
+            if isinstance(caller, Missing):
+                return None
+            require_admitted(path, TABLE[path], caller)
+            catalog = self._authorizer.find_catalog()
+            answer = None if isinstance(catalog, Missing) else attempt(catalog, now_us)
+        except DecodeError:
+            return None
+        except Refused as refused:
+            return status_of(refused.with_traceback(None))
+        # Nothing was applied while this looked around, and the lease of the beginning is good: else the cold path.
+        if holding.history.applied is not position or not holding.still_good(end_ns):
+            return None
+        return answer
+
+    async def _fresh(
+        self,
+        path: str,
+        peer: Peer,
+        message: pb.CheckRequest | pb.BatchCheckRequest | pb.ListPermissionsRequest | pb.IntrospectTokenRequest,
+    ) -> None:
+        """Waits for what the request's consistency asks for, but for nobody who may not ask."""
+        if not message.HasField("consistency"):
+            return
+        demand = _demand_of(message.consistency)
+        if demand is not LATEST_KNOWN:
+            await self._under_lease(path, peer, lambda _catalog, _now_us, _refuted: True)
+            await self._freshness.reached(demand, peer.until_ns)
+
+    async def _under_lease(
+        self, path: str, peer: Peer, attempt: Callable[[Catalog, int, set[bytes]], T | Missing | AllMissing]
+    ) -> tuple[T, Revision]:
+        def whole(now_us: int, refuted: set[bytes]) -> T | Missing | AllMissing:
+            caller = self._callers.find(peer.credential, now_us, refuted)
+            if isinstance(caller, Missing):
+                return caller
+            require_admitted(path, TABLE[path], caller)
+            catalog = self._authorizer.find_catalog()
+            return catalog if isinstance(catalog, Missing) else attempt(catalog, now_us, refuted)
+
+        return await self._authorizer.under_lease(whole)
+
+    def _require_bounds(self, count: int) -> None:
+        fields = Fields()
+        if not count:
+            fields.wrong("items", f"is required: 1 to {self._max_batch} items", "FIELD_REQUIRED")
+        elif count > self._max_batch:
+            fields.wrong("items", f"has {count} items; at most {self._max_batch} are allowed", "TOO_MANY_ITEMS")
+        fields.done()
+
+    async def _chunk(self, items: Sequence[Item], peer: Peer) -> tuple[list[bytes], Revision]:
+        failed: dict[tuple[str, str], Refused] = {}
+        return await self._under_lease(
+            BATCH_CHECK,
+            peer,
+            lambda catalog, now_us, refuted: self._checker.many(items, catalog, now_us, refuted, failed),
+        )
+
+    async def _chunks(self, items: Sequence[Item], peer: Peer) -> bytes:
+        results: list[bytes] = []
+        first: Revision | None = None
+        for start in range(0, len(items), CHUNK):
+            more, revision = await self._chunk(items[start : start + CHUNK], peer)
+            results += more
+            # The oldest state that any of them was decided from.
+            first = revision if first is None else first
+            await asyncio.sleep(0)
+        return encode_batch(results, str(first))
+
+    def _permissions_of(
+        self, holder: Holder, project_id: str | None, catalog: Catalog, now_us: int
+    ) -> pb.ListPermissionsResponse | Missing:
+        token, account = holder
+        reason = effective_state(token, account, now_us)
+        if project_id is not None and reason is DenyReason.ALLOWED:
+            owner = self._authorizer.find_project_account(project_id)
+            if isinstance(owner, Missing):
+                return owner
+            if owner != account[0]:
+                reason = DenyReason.RESOURCE_NOT_IN_ACCOUNT
+        usable = reason is DenyReason.ALLOWED
+        return pb.ListPermissionsResponse(
+            permissions=held_permissions(token[TOKEN_COMPILED], catalog, project_id) if usable else (),
+            usable=usable,
+            reason=types_pb2.DenyReason.ValueType(reason),
+            token_id=token[TOKEN_ID],
+            account_id=account[0],
+        )
+
+    def _introspection_of(
+        self, holder: Holder, secret: bytes, catalog: Catalog, now_us: int
+    ) -> pb.IntrospectTokenResponse:
+        token, account = holder
+        reason = effective_state(token, account, now_us)
+        version = self._recognition.tokens.version_of(secret)
+        live = None if version is None else find_live_secret(token[TOKEN_SECRETS], version, now_us)
+        return pb.IntrospectTokenResponse(
+            active=reason is DenyReason.ALLOWED,
+            reason=types_pb2.DenyReason.ValueType(reason),
+            token_id=token[TOKEN_ID],
+            account_id=account[0],
+            grants=convert.grants((Grant(name, ids) for name, ids in token[TOKEN_GRANTS]), catalog, account[1]),
+            expire_time=convert.timestamp_of_us(token[TOKEN_EXPIRE_US]),
+            secret_expire_time=convert.timestamp_of_us(None if live is None else live[3]),
+        )
+
+
+def _item_of(message: pb.CheckRequest) -> Item:
+    which = message.WhichOneof("resource")
+    return (
+        message.secret,
+        message.permission,
+        which,
+        message.project_id if which == "project_id" else message.account_id,
+    )
+
+
+def _demand_of(consistency: types_pb2.Consistency) -> Demand:
+    which = consistency.WhichOneof("requirement")
+    if which == "at_least_as_fresh":
+        fields = Fields()
+        revision = fields.revision("consistency.at_least_as_fresh", consistency.at_least_as_fresh)
+        fields.done()
+        return Demand(at_least=revision)
+    if which == "fully_consistent" and consistency.fully_consistent:
+        return Demand(fully=True)
+    return LATEST_KNOWN

@@ -1,0 +1,89 @@
+"""Turns what was refused into gRPC statuses with details (design section 3, Errors). Nobody else makes a status.
+
+Every status carries `ErrorInfo`; INVALID_ARGUMENT and its kin list every field in `BadRequest`; UNAVAILABLE and
+RESOURCE_EXHAUSTED say in `RetryInfo` when to try again. A `Status` is a plain value, so that a refusal on the path of a
+check costs no exception.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from doorward_server.errors import Refused
+
+__all__ = ["DOMAIN", "Status", "internal", "rpc_status_of", "status_of"]
+
+DOMAIN: Final = "doorward"
+# HTTP/2 peers refuse more than 8 KiB of metadata; a request with hundreds of bad fields shows the first ones in full.
+MAX_DETAILS: Final = 5500
+
+
+class Status(NamedTuple):
+    """What the caller gets instead of an answer: the code by name, a sentence, google.rpc.Status with its details."""
+
+    code: str
+    message: str
+    details: bytes
+    reason: str
+
+
+def status_of(refused: Refused) -> Status:
+    """The status that says `refused` to a gRPC caller."""
+    rpc_status = rpc_status_of(refused)
+    return Status(refused.code, rpc_status.message, rpc_status.SerializeToString(), refused.reason)
+
+
+def rpc_status_of(refused: Refused) -> status_pb2.Status:
+    """The same as a message, for the results of a batch."""
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=refused.metadata)
+    ]
+    if refused.violations:
+        details.append(_bad_request(refused))
+    if refused.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(refused.retry_after_s * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status_pb2.Status(
+        code=code_pb2.Code.Value(refused.code),
+        message=_bounded(refused.message),
+        details=[_packed(item) for item in details],
+    )
+
+
+def internal(request_id: str) -> Status:
+    """A fault of ours: a fixed sentence, and the id under which the log tells more."""
+    info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"request_id": request_id})
+    message = f"internal error; the server's log has more under request id {request_id}"
+    rpc_status = status_pb2.Status(code=code_pb2.INTERNAL, message=message, details=[_packed(info)])
+    return Status("INTERNAL", message, rpc_status.SerializeToString(), "INTERNAL")
+
+
+def _bad_request(refused: Refused) -> error_details_pb2.BadRequest:
+    bad_request = error_details_pb2.BadRequest()
+    for violation in refused.violations:
+        bad_request.field_violations.add(
+            field=violation.field, description=_bounded(violation.description), reason=violation.reason
+        )
+        if bad_request.ByteSize() > MAX_DETAILS:
+            left = len(refused.violations) - len(bad_request.field_violations)
+            if left:
+                bad_request.field_violations.add(field="", description=f"and {left} more", reason=refused.reason)
+            break
+    return bad_request
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= 1000 else f"{text[:1000]}…"
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

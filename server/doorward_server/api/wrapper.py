@@ -1,0 +1,111 @@
+"""Around every cold call: parse, authenticate, call, translate (design sections 3 and 11). The outermost Python of ours.
+
+Whatever happens in a use case leaves here as response bytes or as a `Status`. A fault of ours becomes INTERNAL with a
+fixed sentence and a request id: grpcio would send the exception's text to the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from doorward_server.api.access import TABLE, Access, is_admitted
+from doorward_server.api.errors import Status, internal, status_of
+from doorward_server.api.methods import Call, Cold, Method, Peer
+from doorward_server.errors import InvalidArgument, PermissionDenied, Refused, Unavailable, Unimplemented
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from doorward_server.model import Caller
+    from doorward_server.service.callers import Callers
+
+__all__ = ["Binder", "answer_cold", "parsed", "require_admitted"]
+
+log = structlog.get_logger()
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
+
+
+def parsed(message_type: type[Q], request: bytes) -> Q:
+    """The request as a message.
+
+    Raises:
+        InvalidArgument: MALFORMED_MESSAGE.
+    """
+    try:
+        return message_type.FromString(request)
+    except DecodeError:
+        name = message_type.DESCRIPTOR.full_name
+        raise InvalidArgument("MALFORMED_MESSAGE", f"the request is not a valid {name} message") from None
+
+
+def require_admitted(path: str, access: Access, caller: Caller) -> None:
+    """Looks `caller` up in the access table's row.
+
+    Raises:
+        PermissionDenied: CALLER_NOT_PERMITTED.
+    """
+    if not is_admitted(access, caller):
+        raise PermissionDenied("CALLER_NOT_PERMITTED", f"{caller.actor} may not call {path}", metadata={"method": path})
+
+
+class Binder:
+    """Makes the methods of the table from handlers of messages."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+
+    def method(self, path: str, request_type: type[Q], handler: Callable[[Q, Call], Awaitable[A]]) -> Method:
+        """An RPC that `handler` answers, behind authentication and the access table."""
+        access = TABLE[path]
+
+        async def cold(request: bytes, peer: Peer) -> bytes:
+            caller = await self._admit(path, access, peer)
+            response = await handler(parsed(request_type, request), Call(caller, peer))
+            return response.SerializeToString()
+
+        return Method(path, access, None, cold)
+
+    def unimplemented(self, path: str, *, is_stream: bool = False) -> Method:
+        """An RPC of the contract that this version does not offer; who may not call it learns no more than that."""
+        access = TABLE[path]
+
+        async def cold(_request: bytes, peer: Peer) -> bytes:
+            await self._admit(path, access, peer)
+            raise Unimplemented("NOT_IMPLEMENTED", f"{path} is not offered by this version", metadata={"method": path})
+
+        return Method(path, access, None, cold, is_stream)
+
+    async def _admit(self, path: str, access: Access, peer: Peer) -> Caller | None:
+        if access.credential == "none":
+            return None
+        caller = await self._callers.authenticate_now(peer.credential)
+        require_admitted(path, access, caller)
+        return caller
+
+
+async def answer_cold(path: str, cold: Cold, request: bytes, peer: Peer) -> bytes | Status:
+    """What `cold` answers, or the status of what it raised.
+
+    Raises:
+        CancelledError: the caller went away; nothing needs to be answered.
+    """
+    try:
+        return await cold(request, peer)
+    except Refused as refused:
+        return status_of(refused)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Something we waited for was cancelled, not this call: grpcio would leave the caller hanging to its deadline.
+        return status_of(Unavailable("SHUTTING_DOWN", "this server is shutting down; another one will answer"))
+    except Exception:
+        request_id = uuid.uuid4().hex
+        log.exception("rpc_failed", rpc=path, request_id=request_id)
+        return internal(request_id)

@@ -1,0 +1,1 @@
+"""What this process holds in memory, and how it stays true (design section 7)."""

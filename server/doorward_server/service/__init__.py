@@ -1,0 +1,1 @@
+"""The use cases: what Doorward does, without gRPC and without SQL."""

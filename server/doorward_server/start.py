@@ -1,0 +1,128 @@
+"""What a server does before it serves: its keys, its database, its first credentials (design sections 4, 6 and 9).
+
+Called by `app.py`. Everything here may be repeated: a process that was killed in between starts as if it were the first.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from doorward.core.secret import Secret, SecretKind, find_secret
+from doorward_server.catalog.load import builtin_text
+from doorward_server.credentials import pepper
+from doorward_server.model import OperatorRole
+from doorward_server.service.operators import create_operators, has_operators, new_operator
+from doorward_server.storage import state
+from doorward_server.storage.migrate import migrate, seed
+from doorward_server.storage.pool import Database
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from doorward_server.credentials.pepper import PepperRing
+    from doorward_server.settings import Settings
+
+__all__ = ["StartRefused", "first_credentials", "open_database", "open_ring"]
+
+log = structlog.get_logger()
+
+FIRST: Final = (("operator.token", OperatorRole.ADMIN), ("caller.token", OperatorRole.CALLER))
+
+
+class StartRefused(Exception):
+    """This server must not start as it is. The text is for whoever starts it: what is wrong, and the way out."""
+
+
+def open_ring(settings: Settings) -> PepperRing:
+    """The pepper keys; with the embedded default they are made on the first start.
+
+    Raises:
+        PepperInvalid: the file is missing, open to others, or wrong.
+    """
+    path = settings.pepper_path
+    if settings.pepper_file is None and settings.database_url is None and not path.exists():
+        return pepper.create(path)
+    return pepper.load(path)
+
+
+async def open_database(settings: Settings, url: str, ring: PepperRing) -> Database:
+    """The database, migrated, seeded and known to go with these keys.
+
+    Raises:
+        DatabaseUnusable: it cannot be reached or used.
+        StartRefused: the pepper keys are not those of this database.
+    """
+    database = Database(
+        url,
+        hold_ms=settings.hold_ms,
+        pool_size=settings.database_pool,
+        pooler=settings.database_pooler,
+        accept_failover_loss=settings.accept_failover_loss,
+    )
+    applied = await migrate(database)
+    if applied:
+        log.info("database_migrated", migrations=applied)
+    await database.open()
+    try:
+        own = ring.fingerprints()
+        await seed(database, builtin_text(), {ring.current_id: own[ring.current_id]})
+        await _require_keys(database, ring, settings)
+    except BaseException:
+        await database.close()
+        raise
+    return database
+
+
+async def first_credentials(database: Database, ring: PepperRing, directory: Path) -> None:
+    """Writes the credentials of the first admin and the first caller, if no operator was ever made.
+
+    The files come first, then both operators in one change: killed in between, the next start takes what the files say.
+    """
+    if await has_operators(database):
+        return
+    wanted = []
+    for name, role in FIRST:
+        secret = _written(directory / name)
+        new = new_operator(ring, role, f"first {role.name.lower()}", secret)
+        if secret is None:
+            _write(directory / name, new.secret)
+        wanted.append(new)
+    await create_operators(database, wanted)
+    log.info("first_credentials_written", directory=str(directory), files=[name for name, _ in FIRST])
+
+
+async def _require_keys(database: Database, ring: PepperRing, settings: Settings) -> None:
+    own = ring.fingerprints()
+    async with database.reading() as connection:
+        known = await state.read_fingerprints(connection)
+        for key_id, fingerprint in known.items():
+            if own.get(key_id) != fingerprint:
+                what = "lacks" if key_id not in own else "has another key under the id of"
+                raise StartRefused(
+                    f"{settings.pepper_path} {what} pepper key {key_id!r}, which this database was used with; without it "
+                    "no digest made under it can be compared. Give this server the key file of the others (--pepper-file)."
+                )
+        await state.add_fingerprint(connection, ring.current_id, own[ring.current_id])
+
+
+def _written(path: Path) -> Secret | None:
+    """The credential of an earlier start that did not get further."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return find_secret(text, SecretKind.OPERATOR)
+
+
+def _write(path: Path, secret: Secret) -> None:
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"{secret.reveal()}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

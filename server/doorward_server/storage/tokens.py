@@ -1,0 +1,330 @@
+"""The rows of a token: the record, its secrets, grants and labels (design section 6).
+
+`load` is what a replica decides from: everything about a token and the log's position, in one snapshot. Functions that
+take a `Transaction` write, inside the door; the others read, each statement in a snapshot of its own. Called by
+`replica/caches.py` (load) and `service/`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from doorward_server.model import AccountState, Grant, Token, TokenState
+from doorward_server.storage.accounts import STATES
+from doorward_server.storage.failures import unseeded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    import asyncpg
+
+    from doorward_server.model import Page, StoredSecret
+    from doorward_server.storage.connect import Connection
+    from doorward_server.storage.transaction import Transaction
+
+__all__ = [
+    "LoadedToken",
+    "StoredToken",
+    "count_live",
+    "insert",
+    "list_page",
+    "load",
+    "read",
+    "read_hash",
+    "revoke",
+    "write_back_digest",
+]
+
+ALL_PROJECTS: Final = "*"
+
+# ONE statement, hence one snapshot (READ COMMITTED): token, secrets, grants, account and the log's position are of the
+# same moment. Read in two, a revocation committed in between would come with a position that contains it.
+LOAD = """
+SELECT state.epoch, state.revision, state.nonce,
+       tokens.token_id, tokens.account_id, tokens.disabled,
+       tokens.revoke_time IS NOT NULL AS revoked,
+       (extract(epoch FROM tokens.expire_time) * 1000000)::bigint AS expire_us,
+       accounts.plan, accounts.state AS account_state,
+       secrets.versions, secrets.digests, secrets.pepper_ids, secrets.not_after_us,
+       held.permission_sets, held.scopes
+FROM state
+LEFT JOIN tokens ON tokens.token_id = $1
+LEFT JOIN accounts ON accounts.account_id = tokens.account_id
+LEFT JOIN LATERAL (
+    SELECT array_agg(version ORDER BY version) AS versions,
+           array_agg(digest ORDER BY version) AS digests,
+           array_agg(pepper_id ORDER BY version) AS pepper_ids,
+           array_agg((extract(epoch FROM not_after) * 1000000)::bigint ORDER BY version) AS not_after_us
+    FROM token_secrets WHERE token_secrets.token_id = tokens.token_id
+) AS secrets ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(permission_set ORDER BY permission_set) AS permission_sets,
+           array_agg(scopes ORDER BY permission_set) AS scopes
+    FROM (
+        SELECT permission_set, string_agg(scope, ',' ORDER BY scope) AS scopes
+        FROM grants WHERE grants.token_id = tokens.token_id GROUP BY permission_set
+    ) AS by_set
+) AS held ON true
+"""
+
+READ_HASH = "SELECT bcrypt_hash FROM token_secrets WHERE token_id = $1 AND version = $2"
+
+# Completed by a WHERE below. With a LIMIT, activity and grants are looked up only for the rows of the page.
+SELECT_TOKENS = """
+SELECT tokens.token_id, tokens.account_id, display_name, description, labels, allow_self_rotation, disabled,
+       create_time, update_time, expire_time, revoke_time, revoke_reason, created_by, create_revision, revision,
+       last_used_time, held.permission_sets, held.scopes
+FROM tokens
+LEFT JOIN token_activity ON token_activity.token_id = tokens.token_id
+LEFT JOIN LATERAL (
+    SELECT array_agg(permission_set ORDER BY permission_set) AS permission_sets,
+           array_agg(scopes ORDER BY permission_set) AS scopes
+    FROM (
+        SELECT permission_set, string_agg(scope, ',' ORDER BY scope) AS scopes
+        FROM grants WHERE grants.token_id = tokens.token_id GROUP BY permission_set
+    ) AS by_set
+) AS held ON true
+"""
+
+READ = SELECT_TOKENS + "WHERE tokens.token_id = $1"
+
+# Each reads an index from where the last page ended, and stops when the page is full: tokens_by_account, tokens_live,
+# tokens_disabled, tokens_expiring (sorted: an account's live tokens are bounded), tokens_revoked. The states exclude
+# each other, in the order in which a check names them: revoked, expired, disabled.
+PAGE = "ORDER BY create_revision DESC LIMIT $3"
+LISTS: Final = {
+    None: SELECT_TOKENS + "WHERE tokens.account_id = $1 AND create_revision < $2 " + PAGE,
+    TokenState.ACTIVE: SELECT_TOKENS
+    + """WHERE tokens.account_id = $1 AND create_revision < $2
+      AND revoke_time IS NULL AND NOT disabled AND (expire_time IS NULL OR expire_time > $4) """
+    + PAGE,
+    TokenState.DISABLED: SELECT_TOKENS
+    + """WHERE tokens.account_id = $1 AND create_revision < $2
+      AND revoke_time IS NULL AND disabled AND (expire_time IS NULL OR expire_time > $4) """
+    + PAGE,
+    TokenState.EXPIRED: SELECT_TOKENS
+    + """WHERE tokens.account_id = $1 AND create_revision < $2
+      AND revoke_time IS NULL AND expire_time <= $4 """
+    + PAGE,
+    TokenState.REVOKED: SELECT_TOKENS
+    + "WHERE tokens.account_id = $1 AND create_revision < $2 AND revoke_time IS NOT NULL "
+    + PAGE,
+}
+BEFORE_ALL: Final = 2**63 - 1  # a create_revision that no token reaches
+
+# One round trip for all of a token's rows; the foreign keys are checked at the statement's end. The revisions are 0
+# until the door's last statement stamps them.
+INSERT = """
+WITH token AS (
+    INSERT INTO tokens
+        (token_id, account_id, display_name, description, labels, allow_self_rotation, disabled, create_time,
+         update_time, expire_time, created_by, create_revision, revision)
+    VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8, $9, $10, $11, 0, 0)
+), secret AS (
+    INSERT INTO token_secrets (token_id, version, bcrypt_hash, digest, pepper_id, not_after, issued_to)
+    VALUES ($1, $12, $13, $14, $15, $16, $17)
+), granted AS (
+    INSERT INTO grants (token_id, account_id, permission_set, scope)
+    SELECT $1, $2, permission_set, scope FROM unnest($18::text[], $19::text[]) AS given (permission_set, scope)
+), labelled AS (
+    INSERT INTO token_labels (account_id, key, value, create_revision, token_id)
+    SELECT $2, key, value, 0, $1 FROM unnest($20::text[], $21::text[]) AS given (key, value)
+), idle AS (
+    INSERT INTO token_activity (token_id, account_id, idle_since) VALUES ($1, $2, $8)
+)
+UPDATE accounts SET live_tokens = live_tokens + 1 WHERE account_id = $2
+"""
+
+REVOKE = """
+WITH revoked AS (
+    UPDATE tokens SET revoke_time = $2, update_time = $2, revoke_reason = $3
+    WHERE token_id = $1 AND revoke_time IS NULL
+    RETURNING account_id
+)
+UPDATE accounts SET live_tokens = live_tokens - 1 FROM revoked WHERE accounts.account_id = revoked.account_id
+RETURNING true
+"""
+
+COUNT_LIVE = "SELECT live_tokens FROM accounts WHERE account_id = $1"
+
+# Only for the version that was proved: a version's secret never changes, and a number is never used again.
+WRITE_BACK_DIGEST = """
+UPDATE token_secrets SET digest = $3, pepper_id = $4 WHERE token_id = $1 AND version = $2 RETURNING true
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """A token as a replica decides from it, not yet compiled. Times: microseconds since the Unix epoch, None = never.
+
+    `secrets` and `grants` have the form of `core.matrix`'s TokenEntry.
+    """
+
+    token_id: str
+    account_id: str
+    revoked: bool
+    disabled: bool
+    expire_us: int | None
+    secrets: tuple[tuple[int, bytes | None, str | None, int | None], ...] = field(repr=False)
+    grants: tuple[tuple[str, tuple[str, ...] | None], ...]
+    plan: str
+    account_state: AccountState
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedToken:
+    """What was found (None: no such token), and the log's position of the same moment."""
+
+    epoch: int
+    number: int
+    nonce: bytes
+    token: StoredToken | None
+
+
+async def load(connection: Connection, token_id: str) -> LoadedToken:
+    """The token with its account's plan and state, and the log's position, in one snapshot; "not found" has one too."""
+    row = await connection.fetchrow(LOAD, token_id)
+    if row is None:
+        raise unseeded()
+    token = None if row["token_id"] is None else _stored(row)
+    return LoadedToken(row["epoch"], row["revision"], row["nonce"], token)
+
+
+async def read_hash(connection: Connection, token_id: str, version: int) -> str | None:
+    """The bcrypt hash of one version of a token's secret, for when no digest of it under a present pepper exists."""
+    found: str | None = await connection.fetchval(READ_HASH, token_id, version)
+    return found
+
+
+async def read(connection: Connection, token_id: str) -> Token | None:
+    """The token's record; under the lock of its account (`tx.connection`) it stays as read until COMMIT."""
+    row = await connection.fetchrow(READ, token_id)
+    return None if row is None else _token(row)
+
+
+async def list_page(
+    connection: Connection, account_id: str, state: TokenState | None, page: Page, now: datetime
+) -> list[Token]:
+    """A page of the account's tokens, newest first; those in `state` at `now`, or all.
+
+    The key of a row, for `Page.after`, is `(str(token.create_revision),)`.
+    """
+    before = BEFORE_ALL if page.after is None else int(page.after[0])
+    arguments: Sequence[object] = (account_id, before, page.size)
+    if state in {TokenState.ACTIVE, TokenState.DISABLED, TokenState.EXPIRED}:
+        arguments = (*arguments, now)
+    return [_token(row) for row in await connection.fetch(LISTS[state], *arguments)]
+
+
+async def insert(tx: Transaction, token: Token, secret: StoredSecret, issued_to: str) -> None:
+    """Writes a new token with its first secret, which `issued_to` (an actor) receives. Its account's row is locked."""
+    sets, scopes = _flatten(token.grants)
+    labels = dict(token.labels)
+    await tx.connection.execute(
+        INSERT,
+        token.token_id,
+        token.account_id,
+        token.display_name,
+        token.description,
+        json.dumps(labels, sort_keys=True),
+        token.allow_self_rotation,
+        token.disabled,
+        token.create_time,
+        token.update_time,
+        token.expire_time,
+        token.created_by,
+        secret.version,
+        secret.bcrypt_hash,
+        secret.digest,
+        secret.pepper_id,
+        secret.not_after,
+        issued_to,
+        sets,
+        scopes,
+        list(labels),
+        list(labels.values()),
+    )
+    tx.wrote_token(token.token_id, created=True)
+
+
+async def revoke(tx: Transaction, token_id: str, reason: str) -> bool:
+    """Revokes the token at `tx.now`; False if it was revoked before (then nothing is written). Its account's row is locked."""
+    if not await tx.connection.fetchval(REVOKE, token_id, tx.now, reason):
+        return False
+    tx.wrote_token(token_id)
+    return True
+
+
+async def count_live(connection: Connection, account_id: str) -> int:
+    """How many tokens of the account are not revoked; 0 for an unknown account."""
+    return await connection.fetchval(COUNT_LIVE, account_id) or 0
+
+
+async def write_back_digest(connection: Connection, token_id: str, version: int, digest: bytes, pepper_id: str) -> bool:
+    """Keeps the digest of a secret that was proved to be `version`; False if that version is gone.
+
+    Not through the door: it changes no decision, only what the next one costs.
+    """
+    return bool(await connection.fetchval(WRITE_BACK_DIGEST, token_id, version, digest, pepper_id))
+
+
+def _flatten(grants: Sequence[Grant]) -> tuple[list[str], list[str]]:
+    pairs = [
+        (grant.permission_set, scope)
+        for grant in grants
+        for scope in ((ALL_PROJECTS,) if grant.project_ids is None else grant.project_ids)
+    ]
+    return [permission_set for permission_set, _ in pairs], [scope for _, scope in pairs]
+
+
+def _scope(scopes: str) -> tuple[str, ...] | None:
+    """The project ids that SQL joined with commas, which no id contains; None for all projects."""
+    project_ids = tuple(scopes.split(","))
+    return None if ALL_PROJECTS in project_ids else project_ids
+
+
+def _pairs(row: asyncpg.Record) -> list[tuple[str, tuple[str, ...] | None]]:
+    return [
+        (permission_set, _scope(scopes))
+        for permission_set, scopes in zip(row["permission_sets"] or (), row["scopes"] or (), strict=True)
+    ]
+
+
+def _stored(row: asyncpg.Record) -> StoredToken:
+    columns = (row["versions"] or (), row["digests"] or (), row["pepper_ids"] or (), row["not_after_us"] or ())
+    return StoredToken(
+        token_id=row["token_id"],
+        account_id=row["account_id"],
+        revoked=row["revoked"],
+        disabled=row["disabled"],
+        expire_us=row["expire_us"],
+        secrets=tuple(zip(*columns, strict=True)),
+        grants=tuple(_pairs(row)),
+        plan=row["plan"],
+        account_state=STATES[row["account_state"]],
+    )
+
+
+def _token(row: asyncpg.Record) -> Token:
+    return Token(
+        token_id=row["token_id"],
+        account_id=row["account_id"],
+        display_name=row["display_name"],
+        description=row["description"],
+        labels=json.loads(row["labels"]),
+        grants=tuple(Grant(permission_set, project_ids) for permission_set, project_ids in _pairs(row)),
+        allow_self_rotation=row["allow_self_rotation"],
+        disabled=row["disabled"],
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+        expire_time=row["expire_time"],
+        revoke_time=row["revoke_time"],
+        revoke_reason=row["revoke_reason"],
+        created_by=row["created_by"],
+        create_revision=row["create_revision"],
+        revision=row["revision"],
+        last_used_time=row["last_used_time"],
+    )

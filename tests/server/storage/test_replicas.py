@@ -1,0 +1,169 @@
+"""The rows of `replicas`: what each statement of design section 7 does, and what it must not do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from doorward_server.storage import changes, replicas
+from doorward_server.storage.failures import StatementRefused
+from doorward_server.storage.line import Line
+from tests.support.database import put_account
+
+if TYPE_CHECKING:
+    from doorward_server.storage.pool import Database
+
+
+async def registered(database: Database, hold_ms: int = 5000) -> str:
+    replica_id = str(uuid4())
+    line = Line(database)
+    await line.call(lambda connection: replicas.register(connection, replica_id, hold_ms, "10.0.0.1:50051"), 5)
+    await line.close()
+    return replica_id
+
+
+async def end_of_log(database: Database) -> changes.LogEnd:
+    async with database.reading() as connection:
+        return await changes.read_end(connection)
+
+
+async def test_a_registration_has_applied_what_it_read(database: Database) -> None:
+    await put_account(database, "acme")
+    end = await end_of_log(database)
+    replica_id = str(uuid4())
+    line = Line(database)
+
+    answer = await line.call(lambda connection: replicas.register(connection, replica_id, 7000, "[::1]:1"), 5)
+    await line.close()
+
+    assert (answer.epoch, answer.number, answer.nonce) == (end.epoch, 1, end.nonce)
+    async with database.reading() as connection:
+        (row,) = await replicas.read_rows(connection)
+    assert (row.replica_id, row.epoch, row.hold_ms, row.applied_revision, row.renewals, row.watchers, row.address) == (
+        replica_id,
+        1,
+        7000,
+        1,
+        0,
+        0,
+        "[::1]:1",
+    )
+    assert row.renewed_time == row.started_time or row.renewed_time > row.started_time
+
+
+async def test_an_id_is_never_registered_twice(database: Database) -> None:
+    replica_id = await registered(database)
+    line = Line(database)
+    with pytest.raises(StatementRefused):
+        await line.call(lambda connection: replicas.register(connection, replica_id, 5000, ""), 5)
+    await line.close()
+
+
+@pytest.mark.parametrize("hold_ms", [499, 300_001])
+async def test_a_hold_out_of_bounds_is_refused(database: Database, hold_ms: int) -> None:
+    with pytest.raises(StatementRefused):
+        await registered(database, hold_ms)
+
+
+async def test_a_renewal_counts_and_tells_the_position_and_the_time(database: Database) -> None:
+    replica_id = await registered(database)
+    await put_account(database, "acme")
+    before = await end_of_log(database)
+
+    async with database.reading() as connection:
+        renewed = await replicas.renew(connection, replica_id)
+        assert renewed is not None
+        await replicas.renew(connection, replica_id)
+        (row,) = await replicas.read_rows(connection)
+    after = await end_of_log(database)
+
+    assert (renewed.epoch, renewed.number, renewed.nonce) == (1, 1, before.nonce)
+    assert before.database_us <= renewed.database_us <= after.database_us
+    assert (row.renewals, row.applied_revision) == (2, 0), "what was read is not yet applied"
+
+
+async def test_a_replica_without_a_row_cannot_renew(database: Database) -> None:
+    async with database.reading() as connection:
+        assert await replicas.renew(connection, str(uuid4())) is None
+
+
+async def test_a_report_moves_forward_only(database: Database) -> None:
+    replica_id = await registered(database)
+    for _ in range(2):
+        await put_account(database, "acme")
+    async with database.reading() as connection:
+        first, second = await changes.read_after(connection, 0, 10)
+        assert await replicas.report(connection, replica_id, second.number, second.nonce, watchers=3)
+        assert not await replicas.report(connection, replica_id, second.number, second.nonce)
+        assert not await replicas.report(connection, replica_id, first.number, first.nonce)
+        (row,) = await replicas.read_rows(connection)
+    assert (row.applied_revision, row.watchers) == (2, 3)
+
+
+async def test_a_report_of_another_history_is_not_taken(database: Database) -> None:
+    replica_id = await registered(database)
+    await put_account(database, "acme")
+    end = await end_of_log(database)
+    async with database.reading() as connection:
+        assert not await replicas.report(connection, replica_id, 1, b"otherone"), "another nonce"
+        assert not await replicas.report(connection, replica_id, 2, end.nonce), "a change that is not there"
+        assert not await replicas.report(connection, str(uuid4()), 1, end.nonce), "no row"
+        await connection.execute("UPDATE state SET epoch = 2")
+        assert not await replicas.report(connection, replica_id, 1, end.nonce), "another epoch"
+        (row,) = await replicas.read_rows(connection)
+    assert row.applied_revision == 0
+
+
+async def test_rows_are_read_by_id(database: Database) -> None:
+    first, second, third = [await registered(database) for _ in range(3)]
+    async with database.reading() as connection:
+        assert [row.replica_id for row in await replicas.read_rows(connection)] == [first, second, third]
+        assert [row.replica_id for row in await replicas.read_rows_of(connection, [third, first, str(uuid4())])] == [
+            first,
+            third,
+        ]
+        assert await replicas.read_rows_of(connection, []) == []
+
+
+async def test_only_a_row_that_stood_still_is_pruned(database: Database) -> None:
+    replica_id = await registered(database)
+    await put_account(database, "acme")
+    end = await end_of_log(database)
+    async with database.reading() as connection:
+        await replicas.renew(connection, replica_id)
+        assert not await replicas.prune(connection, replica_id, 0, end.number), "it renewed"
+        assert not await replicas.prune(connection, replica_id, 1, 0), "it has applied that"
+        assert await replicas.prune(connection, replica_id, 1, end.number)
+        assert not await replicas.prune(connection, replica_id, 1, end.number), "it is gone"
+        assert await replicas.read_rows(connection) == []
+
+
+async def test_a_row_that_reported_is_not_pruned(database: Database) -> None:
+    replica_id = await registered(database)
+    await put_account(database, "acme")
+    end = await end_of_log(database)
+    async with database.reading() as connection:
+        await replicas.report(connection, replica_id, end.number, end.nonce)
+        assert not await replicas.prune(connection, replica_id, 0, end.number)
+
+
+async def test_a_row_that_somebody_is_writing_is_left_alone(database: Database, database_url: str) -> None:
+    replica_id = await registered(database)
+    await put_account(database, "acme")
+    renewing = await asyncpg.connect(database_url)
+    async with renewing.transaction(), database.reading() as connection:
+        await replicas.renew(renewing, replica_id)
+        assert not await replicas.prune(connection, replica_id, 0, 1), "nor is it waited for"
+    await renewing.close()
+
+
+async def test_a_row_is_deleted_once(database: Database) -> None:
+    replica_id = await registered(database)
+    other = await registered(database)
+    async with database.reading() as connection:
+        assert await replicas.delete(connection, replica_id)
+        assert not await replicas.delete(connection, replica_id)
+        assert [row.replica_id for row in await replicas.read_rows(connection)] == [other]
