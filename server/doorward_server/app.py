@@ -189,26 +189,30 @@ class App:
         keeper = group.create_task(replica.keeper.run())
         parts = [group.create_task(work) for work in runs]
         await server.start()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-        await self._first_lease(replica.holding)
-        announce(address, embedded)
-        await self._stop.wait()
-        log.info("server_stopping")
-        await health.leave()
-        # From here on no check passes; running mutations still get their barrier, since feed and reporter go on.
-        keeper.cancel()
-        await asyncio.wait({keeper})
-        await server.stop(self._settings.drain)
-        await tasks.drain(self._settings.drain)
-        await replica.keeper.leave()
-        for part in parts:
-            part.cancel()
-        await asyncio.wait(parts)
-        await replica.hasher.close()
-        for line in replica.lines:
-            await line.close()
+        try:
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
+            await self._first_lease(replica.holding)
+            announce(address, embedded)
+            await self._stop.wait()
+            log.info("server_stopping")
+            await health.leave()
+            # From here on no check passes; running mutations still get their barrier, since feed and reporter go on.
+            keeper.cancel()
+            await asyncio.wait({keeper})
+            await server.stop(self._settings.drain)
+            await tasks.drain(self._settings.drain)
+            await replica.keeper.leave()
+        finally:
+            # Also when a part failed: nothing more is accepted while the rest ends.
+            await server.stop(None)
+            for part in parts:
+                part.cancel()
+            await asyncio.wait(parts)
+            await replica.hasher.close()
+            for line in replica.lines:
+                await line.close()
         log.info("server_stopped")
 
     async def _first_lease(self, holding: Holding) -> None:

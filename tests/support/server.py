@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -19,6 +18,7 @@ from doorward.v1 import account_admin_pb2_grpc, authorizer_pb2_grpc, system_admi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 PATIENCE_S = 60.0
 
@@ -121,8 +121,19 @@ def start_server(
     log, output = scratch / f"server-{time.monotonic_ns()}.log", scratch / f"server-{time.monotonic_ns()}.out"
     with log.open("wb") as log_file, output.open("wb") as output_file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "doorward_server.cli.main", "serve"]
-            + ["--listen", listen, "--data-dir", str(data_dir), "--log-level", "debug", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "doorward_server.cli.main",
+                "serve",
+                "--listen",
+                listen,
+                "--data-dir",
+                str(data_dir),
+                "--log-level",
+                "debug",
+                *arguments,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output_file,
             stderr=log_file,

@@ -209,11 +209,11 @@ class AuthorizerApi:
                 return None
             require_admitted(path, TABLE[path], caller)
             catalog = self._authorizer.find_catalog()
-            answer = None if isinstance(catalog, Missing) else attempt(catalog, now_us)
+            answer: bytes | Status | None = None if isinstance(catalog, Missing) else attempt(catalog, now_us)
         except DecodeError:
             return None
         except Refused as refused:
-            return status_of(refused.with_traceback(None))
+            answer = status_of(refused.with_traceback(None))
         # Nothing was applied while this looked around, and the lease of the beginning is good: else the cold path.
         if holding.history.applied is not position or not holding.still_good(end_ns):
             return None

@@ -84,8 +84,12 @@ class TokenAdmin:
             raise _later("request_id")
         wanted = self._wanted(request)
         done = await self._issue.issue_token(request_of(call, validate_only=request.validate_only), wanted)
+        token = _one(await self._tokens.show(done.value.token))
+        if request.validate_only:
+            # The row that was tried is gone, and its id with it.
+            token.token_id = token.etag = ""
         return pb.IssueTokenResponse(
-            token=_one(await self._tokens.show(done.value.token)),
+            token=token,
             secret="" if done.value.secret is None else done.value.secret.reveal(),
             propagation=convert.propagation(done.propagation),
         )

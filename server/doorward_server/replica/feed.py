@@ -6,7 +6,7 @@ Woken by NOTIFY, by each renewal and every quarter of the hold. It calls nobody:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -27,8 +27,9 @@ __all__ = ["Feed"]
 
 log = structlog.get_logger()
 
+RETRY_NS: Final = 50_000_000
 # Rows read at once: a replica that comes back after a minute of a thousand changes a second catches up in 60 reads.
-BATCH = 1000
+BATCH: Final = 1000
 
 
 class Feed:
@@ -53,7 +54,9 @@ class Feed:
                     await self._catch_up()
                 except (Unavailable, Unanswered) as failure:
                     log.warning("changes_not_read", failure=type(failure).__name__)
-                    due_ns = timing.now_ns() + quarter_ns // 4
+                    # Whatever is wanted meanwhile: a database that refuses at once must not be asked without a pause.
+                    await timing.sleep_until(timing.now_ns() + min(RETRY_NS, quarter_ns))
+                    continue
             while not self._wanted() and timing.now_ns() < due_ns:
                 await timing.sleep_until_or(due_ns, holding.moved)
 

@@ -41,6 +41,8 @@ class Holding:
         self.lease = LeaseState()
         self.database_time = DatabaseTime()
         self.replica_id: str | None = None
+        # What this replica's row said was applied when it was made: everything behind it is to be reported.
+        self.registered_number = -1
         # Why this replica must register (again); None while it is registered.
         self.registration_due: str | None = "started"
         # The newest revision that a renewal told of, and since when it has been waiting to be applied.
@@ -75,7 +77,7 @@ class Holding:
         self.lease.drop()
         self.replica_id = replica_id
         self.registration_due = None
-        self.known_end = number
+        self.registered_number = self.known_end = number
         self.unapplied_since_ns = None
         log.info("replica_registered", replica_id=replica_id, revision=str(self.history.revision))
         self.moved.wake()

@@ -168,7 +168,7 @@ class Reporter:
         generation, reported = -1, -1
         while True:
             if holding.history.generation != generation:
-                generation, reported = holding.history.generation, holding.applied
+                generation, reported = holding.history.generation, holding.registered_number
             if holding.registration_due is not None or holding.applied <= reported:
                 await holding.moved.wait()
                 continue

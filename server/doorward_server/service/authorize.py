@@ -164,7 +164,12 @@ class Authorizer:
         refuted: set[bytes] = set()
         for _ in range(MAX_TRIES):
             # No await from here to the return: what was found is what the answer stands on.
-            result = attempt(self._holding.latest_us(), refuted)
+            try:
+                result = attempt(self._holding.latest_us(), refuted)
+            except Refused:
+                if self._holding.still_good(end_ns):
+                    raise
+                raise no_lease() from None
             if isinstance(result, Missing):
                 await self._recognition.fetch(result, refuted)
             elif isinstance(result, AllMissing):

@@ -8,6 +8,7 @@ import asyncio
 import os
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,6 @@ from tests.server.embedded.lives import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -76,12 +76,18 @@ async def test_children_whose_postmaster_was_killed_are_waited_for(
     assert not (data_dir / "postgres/postmaster.pid").exists()
 
 
-async def test_process_that_took_over_the_id_is_left_alone(data_dir: Path) -> None:
-    with subprocess.Popen(["sleep", "600"], cwd=data_dir / "postgres") as stranger:
-        (data_dir / "postgres/postmaster.pid").write_text(f"{stranger.pid}\n{data_dir}/postgres\n1\n5432\n/run/x\n\n")
-        await end_leftovers(data_dir / "postgres", Path("/run/x"))
-        assert stranger.poll() is None
-        stranger.kill()
+@pytest.fixture
+def stranger(data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that works in the cluster's directory and is no PostgreSQL."""
+    with subprocess.Popen(["sleep", "600"], cwd=data_dir / "postgres") as process:
+        yield process
+        process.kill()
+
+
+async def test_process_that_took_over_the_id_is_left_alone(data_dir: Path, stranger: subprocess.Popen[bytes]) -> None:
+    (data_dir / "postgres/postmaster.pid").write_text(f"{stranger.pid}\n{data_dir}/postgres\n1\n5432\n/run/x\n\n")
+    await end_leftovers(data_dir / "postgres", Path("/run/x"))
+    assert stranger.poll() is None
     assert not (data_dir / "postgres/postmaster.pid").exists()
 
 

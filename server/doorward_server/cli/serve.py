@@ -1,0 +1,24 @@
+"""`doorward serve`: the server, with every setting as an option."""
+
+import typer
+
+from doorward_server import app as server_app
+from doorward_server.cli.settings_options import takes_settings
+from doorward_server.settings import Settings
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("serve")(serve)
+
+
+@takes_settings()
+def serve(settings: Settings) -> None:
+    """Run the server, until SIGTERM or Ctrl-C ends it.
+
+    Without --database-url it runs a PostgreSQL of its own in the data directory. The first start writes two credentials
+    there: operator.token (admin) and caller.token (caller). Each option is also an environment variable; the option wins.
+    """
+    raise typer.Exit(server_app.run(settings))
