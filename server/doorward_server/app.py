@@ -289,6 +289,6 @@ def banner(address: str, settings: Settings, *, embedded_default: bool) -> str:
             f"Caller credential:  {settings.data_dir / 'caller.token'}",
             "Try:",
             f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token})" {address} doorward.v1.SystemAdmin/ListReplicas',
-            f"  doorward --address {address} --token-file {token} replicas",
+            f"  doorward replicas --address {address} --token-file {token}",
         ]
     return "\n".join(lines) + "\n"

@@ -119,21 +119,10 @@ def start_server(
     """
     scratch.mkdir(parents=True, exist_ok=True)
     log, output = scratch / f"server-{time.monotonic_ns()}.log", scratch / f"server-{time.monotonic_ns()}.out"
+    own = ["--listen", listen, "--data-dir", str(data_dir), "--log-level", "debug"]
     with log.open("wb") as log_file, output.open("wb") as output_file:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "doorward_server.cli.main",
-                "serve",
-                "--listen",
-                listen,
-                "--data-dir",
-                str(data_dir),
-                "--log-level",
-                "debug",
-                *arguments,
-            ],
+            [sys.executable, "-m", "doorward_server.cli.main", "serve", *own, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output_file,
             stderr=log_file,

@@ -27,14 +27,6 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 _AccountAdminPutAccountType = typing_extensions.TypeVar(
     '_AccountAdminPutAccountType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.PutAccountRequest,
-        doorward.v1.account_admin_pb2.PutAccountResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.PutAccountRequest,
-        doorward.v1.account_admin_pb2.PutAccountResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.PutAccountRequest,
         doorward.v1.account_admin_pb2.PutAccountResponse,
@@ -43,14 +35,6 @@ _AccountAdminPutAccountType = typing_extensions.TypeVar(
 
 _AccountAdminGetAccountType = typing_extensions.TypeVar(
     '_AccountAdminGetAccountType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.GetAccountRequest,
-        doorward.v1.account_admin_pb2.GetAccountResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.GetAccountRequest,
-        doorward.v1.account_admin_pb2.GetAccountResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.GetAccountRequest,
         doorward.v1.account_admin_pb2.GetAccountResponse,
@@ -59,14 +43,6 @@ _AccountAdminGetAccountType = typing_extensions.TypeVar(
 
 _AccountAdminListAccountsType = typing_extensions.TypeVar(
     '_AccountAdminListAccountsType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.ListAccountsRequest,
-        doorward.v1.account_admin_pb2.ListAccountsResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.ListAccountsRequest,
-        doorward.v1.account_admin_pb2.ListAccountsResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.ListAccountsRequest,
         doorward.v1.account_admin_pb2.ListAccountsResponse,
@@ -75,14 +51,6 @@ _AccountAdminListAccountsType = typing_extensions.TypeVar(
 
 _AccountAdminSuspendAccountType = typing_extensions.TypeVar(
     '_AccountAdminSuspendAccountType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.SuspendAccountRequest,
-        doorward.v1.account_admin_pb2.SuspendAccountResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.SuspendAccountRequest,
-        doorward.v1.account_admin_pb2.SuspendAccountResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.SuspendAccountRequest,
         doorward.v1.account_admin_pb2.SuspendAccountResponse,
@@ -91,14 +59,6 @@ _AccountAdminSuspendAccountType = typing_extensions.TypeVar(
 
 _AccountAdminResumeAccountType = typing_extensions.TypeVar(
     '_AccountAdminResumeAccountType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.ResumeAccountRequest,
-        doorward.v1.account_admin_pb2.ResumeAccountResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.ResumeAccountRequest,
-        doorward.v1.account_admin_pb2.ResumeAccountResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.ResumeAccountRequest,
         doorward.v1.account_admin_pb2.ResumeAccountResponse,
@@ -107,14 +67,6 @@ _AccountAdminResumeAccountType = typing_extensions.TypeVar(
 
 _AccountAdminDeleteAccountType = typing_extensions.TypeVar(
     '_AccountAdminDeleteAccountType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.DeleteAccountRequest,
-        doorward.v1.account_admin_pb2.DeleteAccountResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.DeleteAccountRequest,
-        doorward.v1.account_admin_pb2.DeleteAccountResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.DeleteAccountRequest,
         doorward.v1.account_admin_pb2.DeleteAccountResponse,
@@ -123,14 +75,6 @@ _AccountAdminDeleteAccountType = typing_extensions.TypeVar(
 
 _AccountAdminPutProjectType = typing_extensions.TypeVar(
     '_AccountAdminPutProjectType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.PutProjectRequest,
-        doorward.v1.account_admin_pb2.PutProjectResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.PutProjectRequest,
-        doorward.v1.account_admin_pb2.PutProjectResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.PutProjectRequest,
         doorward.v1.account_admin_pb2.PutProjectResponse,
@@ -139,14 +83,6 @@ _AccountAdminPutProjectType = typing_extensions.TypeVar(
 
 _AccountAdminListProjectsType = typing_extensions.TypeVar(
     '_AccountAdminListProjectsType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.ListProjectsRequest,
-        doorward.v1.account_admin_pb2.ListProjectsResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.ListProjectsRequest,
-        doorward.v1.account_admin_pb2.ListProjectsResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.ListProjectsRequest,
         doorward.v1.account_admin_pb2.ListProjectsResponse,
@@ -155,14 +91,6 @@ _AccountAdminListProjectsType = typing_extensions.TypeVar(
 
 _AccountAdminDeleteProjectType = typing_extensions.TypeVar(
     '_AccountAdminDeleteProjectType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.DeleteProjectRequest,
-        doorward.v1.account_admin_pb2.DeleteProjectResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.DeleteProjectRequest,
-        doorward.v1.account_admin_pb2.DeleteProjectResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.DeleteProjectRequest,
         doorward.v1.account_admin_pb2.DeleteProjectResponse,
@@ -171,14 +99,6 @@ _AccountAdminDeleteProjectType = typing_extensions.TypeVar(
 
 _AccountAdminPreviewPlanChangeType = typing_extensions.TypeVar(
     '_AccountAdminPreviewPlanChangeType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.PreviewPlanChangeRequest,
-        doorward.v1.account_admin_pb2.PreviewPlanChangeResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.account_admin_pb2.PreviewPlanChangeRequest,
-        doorward.v1.account_admin_pb2.PreviewPlanChangeResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.account_admin_pb2.PreviewPlanChangeRequest,
         doorward.v1.account_admin_pb2.PreviewPlanChangeResponse,

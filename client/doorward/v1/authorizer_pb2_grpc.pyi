@@ -36,14 +36,6 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 _AuthorizerCheckType = typing_extensions.TypeVar(
     '_AuthorizerCheckType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.CheckRequest,
-        doorward.v1.authorizer_pb2.CheckResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.CheckRequest,
-        doorward.v1.authorizer_pb2.CheckResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.authorizer_pb2.CheckRequest,
         doorward.v1.authorizer_pb2.CheckResponse,
@@ -52,14 +44,6 @@ _AuthorizerCheckType = typing_extensions.TypeVar(
 
 _AuthorizerBatchCheckType = typing_extensions.TypeVar(
     '_AuthorizerBatchCheckType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.BatchCheckRequest,
-        doorward.v1.authorizer_pb2.BatchCheckResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.BatchCheckRequest,
-        doorward.v1.authorizer_pb2.BatchCheckResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.authorizer_pb2.BatchCheckRequest,
         doorward.v1.authorizer_pb2.BatchCheckResponse,
@@ -68,14 +52,6 @@ _AuthorizerBatchCheckType = typing_extensions.TypeVar(
 
 _AuthorizerStreamChecksType = typing_extensions.TypeVar(
     '_AuthorizerStreamChecksType',
-    grpc.StreamStreamMultiCallable[
-        doorward.v1.authorizer_pb2.StreamChecksRequest,
-        doorward.v1.authorizer_pb2.StreamChecksResponse,
-    ],
-    grpc.aio.StreamStreamMultiCallable[
-        doorward.v1.authorizer_pb2.StreamChecksRequest,
-        doorward.v1.authorizer_pb2.StreamChecksResponse,
-    ],
     default=grpc.StreamStreamMultiCallable[
         doorward.v1.authorizer_pb2.StreamChecksRequest,
         doorward.v1.authorizer_pb2.StreamChecksResponse,
@@ -84,14 +60,6 @@ _AuthorizerStreamChecksType = typing_extensions.TypeVar(
 
 _AuthorizerListPermissionsType = typing_extensions.TypeVar(
     '_AuthorizerListPermissionsType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.ListPermissionsRequest,
-        doorward.v1.authorizer_pb2.ListPermissionsResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.ListPermissionsRequest,
-        doorward.v1.authorizer_pb2.ListPermissionsResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.authorizer_pb2.ListPermissionsRequest,
         doorward.v1.authorizer_pb2.ListPermissionsResponse,
@@ -100,14 +68,6 @@ _AuthorizerListPermissionsType = typing_extensions.TypeVar(
 
 _AuthorizerIntrospectTokenType = typing_extensions.TypeVar(
     '_AuthorizerIntrospectTokenType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.IntrospectTokenRequest,
-        doorward.v1.authorizer_pb2.IntrospectTokenResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.IntrospectTokenRequest,
-        doorward.v1.authorizer_pb2.IntrospectTokenResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.authorizer_pb2.IntrospectTokenRequest,
         doorward.v1.authorizer_pb2.IntrospectTokenResponse,
@@ -116,14 +76,6 @@ _AuthorizerIntrospectTokenType = typing_extensions.TypeVar(
 
 _AuthorizerListTokensWithPermissionType = typing_extensions.TypeVar(
     '_AuthorizerListTokensWithPermissionType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.ListTokensWithPermissionRequest,
-        doorward.v1.authorizer_pb2.ListTokensWithPermissionResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.ListTokensWithPermissionRequest,
-        doorward.v1.authorizer_pb2.ListTokensWithPermissionResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.authorizer_pb2.ListTokensWithPermissionRequest,
         doorward.v1.authorizer_pb2.ListTokensWithPermissionResponse,
@@ -132,14 +84,6 @@ _AuthorizerListTokensWithPermissionType = typing_extensions.TypeVar(
 
 _AuthorizerExplainCheckType = typing_extensions.TypeVar(
     '_AuthorizerExplainCheckType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.ExplainCheckRequest,
-        doorward.v1.authorizer_pb2.ExplainCheckResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.authorizer_pb2.ExplainCheckRequest,
-        doorward.v1.authorizer_pb2.ExplainCheckResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.authorizer_pb2.ExplainCheckRequest,
         doorward.v1.authorizer_pb2.ExplainCheckResponse,
@@ -148,14 +92,6 @@ _AuthorizerExplainCheckType = typing_extensions.TypeVar(
 
 _AuthorizerWatchType = typing_extensions.TypeVar(
     '_AuthorizerWatchType',
-    grpc.StreamStreamMultiCallable[
-        doorward.v1.authorizer_pb2.WatchRequest,
-        doorward.v1.authorizer_pb2.WatchResponse,
-    ],
-    grpc.aio.StreamStreamMultiCallable[
-        doorward.v1.authorizer_pb2.WatchRequest,
-        doorward.v1.authorizer_pb2.WatchResponse,
-    ],
     default=grpc.StreamStreamMultiCallable[
         doorward.v1.authorizer_pb2.WatchRequest,
         doorward.v1.authorizer_pb2.WatchResponse,

@@ -27,14 +27,6 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 _SystemAdminGetCatalogType = typing_extensions.TypeVar(
     '_SystemAdminGetCatalogType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.GetCatalogRequest,
-        doorward.v1.system_admin_pb2.GetCatalogResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.GetCatalogRequest,
-        doorward.v1.system_admin_pb2.GetCatalogResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.system_admin_pb2.GetCatalogRequest,
         doorward.v1.system_admin_pb2.GetCatalogResponse,
@@ -43,14 +35,6 @@ _SystemAdminGetCatalogType = typing_extensions.TypeVar(
 
 _SystemAdminPreviewCatalogType = typing_extensions.TypeVar(
     '_SystemAdminPreviewCatalogType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.PreviewCatalogRequest,
-        doorward.v1.system_admin_pb2.PreviewCatalogResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.PreviewCatalogRequest,
-        doorward.v1.system_admin_pb2.PreviewCatalogResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.system_admin_pb2.PreviewCatalogRequest,
         doorward.v1.system_admin_pb2.PreviewCatalogResponse,
@@ -59,14 +43,6 @@ _SystemAdminPreviewCatalogType = typing_extensions.TypeVar(
 
 _SystemAdminApplyCatalogType = typing_extensions.TypeVar(
     '_SystemAdminApplyCatalogType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.ApplyCatalogRequest,
-        doorward.v1.system_admin_pb2.ApplyCatalogResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.ApplyCatalogRequest,
-        doorward.v1.system_admin_pb2.ApplyCatalogResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.system_admin_pb2.ApplyCatalogRequest,
         doorward.v1.system_admin_pb2.ApplyCatalogResponse,
@@ -75,14 +51,6 @@ _SystemAdminApplyCatalogType = typing_extensions.TypeVar(
 
 _SystemAdminCreateOperatorType = typing_extensions.TypeVar(
     '_SystemAdminCreateOperatorType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.CreateOperatorRequest,
-        doorward.v1.system_admin_pb2.CreateOperatorResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.CreateOperatorRequest,
-        doorward.v1.system_admin_pb2.CreateOperatorResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.system_admin_pb2.CreateOperatorRequest,
         doorward.v1.system_admin_pb2.CreateOperatorResponse,
@@ -91,14 +59,6 @@ _SystemAdminCreateOperatorType = typing_extensions.TypeVar(
 
 _SystemAdminListOperatorsType = typing_extensions.TypeVar(
     '_SystemAdminListOperatorsType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.ListOperatorsRequest,
-        doorward.v1.system_admin_pb2.ListOperatorsResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.ListOperatorsRequest,
-        doorward.v1.system_admin_pb2.ListOperatorsResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.system_admin_pb2.ListOperatorsRequest,
         doorward.v1.system_admin_pb2.ListOperatorsResponse,
@@ -107,14 +67,6 @@ _SystemAdminListOperatorsType = typing_extensions.TypeVar(
 
 _SystemAdminRevokeOperatorType = typing_extensions.TypeVar(
     '_SystemAdminRevokeOperatorType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.RevokeOperatorRequest,
-        doorward.v1.system_admin_pb2.RevokeOperatorResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.RevokeOperatorRequest,
-        doorward.v1.system_admin_pb2.RevokeOperatorResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.system_admin_pb2.RevokeOperatorRequest,
         doorward.v1.system_admin_pb2.RevokeOperatorResponse,
@@ -123,14 +75,6 @@ _SystemAdminRevokeOperatorType = typing_extensions.TypeVar(
 
 _SystemAdminListReplicasType = typing_extensions.TypeVar(
     '_SystemAdminListReplicasType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.ListReplicasRequest,
-        doorward.v1.system_admin_pb2.ListReplicasResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.system_admin_pb2.ListReplicasRequest,
-        doorward.v1.system_admin_pb2.ListReplicasResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.system_admin_pb2.ListReplicasRequest,
         doorward.v1.system_admin_pb2.ListReplicasResponse,

@@ -29,14 +29,6 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 _TokenAdminIssueTokenType = typing_extensions.TypeVar(
     '_TokenAdminIssueTokenType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.IssueTokenRequest,
-        doorward.v1.token_admin_pb2.IssueTokenResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.IssueTokenRequest,
-        doorward.v1.token_admin_pb2.IssueTokenResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.IssueTokenRequest,
         doorward.v1.token_admin_pb2.IssueTokenResponse,
@@ -45,14 +37,6 @@ _TokenAdminIssueTokenType = typing_extensions.TypeVar(
 
 _TokenAdminGetTokenType = typing_extensions.TypeVar(
     '_TokenAdminGetTokenType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.GetTokenRequest,
-        doorward.v1.token_admin_pb2.GetTokenResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.GetTokenRequest,
-        doorward.v1.token_admin_pb2.GetTokenResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.GetTokenRequest,
         doorward.v1.token_admin_pb2.GetTokenResponse,
@@ -61,14 +45,6 @@ _TokenAdminGetTokenType = typing_extensions.TypeVar(
 
 _TokenAdminListTokensType = typing_extensions.TypeVar(
     '_TokenAdminListTokensType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.ListTokensRequest,
-        doorward.v1.token_admin_pb2.ListTokensResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.ListTokensRequest,
-        doorward.v1.token_admin_pb2.ListTokensResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.ListTokensRequest,
         doorward.v1.token_admin_pb2.ListTokensResponse,
@@ -77,14 +53,6 @@ _TokenAdminListTokensType = typing_extensions.TypeVar(
 
 _TokenAdminUpdateTokenType = typing_extensions.TypeVar(
     '_TokenAdminUpdateTokenType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.UpdateTokenRequest,
-        doorward.v1.token_admin_pb2.UpdateTokenResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.UpdateTokenRequest,
-        doorward.v1.token_admin_pb2.UpdateTokenResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.UpdateTokenRequest,
         doorward.v1.token_admin_pb2.UpdateTokenResponse,
@@ -93,14 +61,6 @@ _TokenAdminUpdateTokenType = typing_extensions.TypeVar(
 
 _TokenAdminRotateTokenType = typing_extensions.TypeVar(
     '_TokenAdminRotateTokenType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RotateTokenRequest,
-        doorward.v1.token_admin_pb2.RotateTokenResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RotateTokenRequest,
-        doorward.v1.token_admin_pb2.RotateTokenResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.RotateTokenRequest,
         doorward.v1.token_admin_pb2.RotateTokenResponse,
@@ -109,14 +69,6 @@ _TokenAdminRotateTokenType = typing_extensions.TypeVar(
 
 _TokenAdminDisableTokenType = typing_extensions.TypeVar(
     '_TokenAdminDisableTokenType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.DisableTokenRequest,
-        doorward.v1.token_admin_pb2.DisableTokenResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.DisableTokenRequest,
-        doorward.v1.token_admin_pb2.DisableTokenResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.DisableTokenRequest,
         doorward.v1.token_admin_pb2.DisableTokenResponse,
@@ -125,14 +77,6 @@ _TokenAdminDisableTokenType = typing_extensions.TypeVar(
 
 _TokenAdminEnableTokenType = typing_extensions.TypeVar(
     '_TokenAdminEnableTokenType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.EnableTokenRequest,
-        doorward.v1.token_admin_pb2.EnableTokenResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.EnableTokenRequest,
-        doorward.v1.token_admin_pb2.EnableTokenResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.EnableTokenRequest,
         doorward.v1.token_admin_pb2.EnableTokenResponse,
@@ -141,14 +85,6 @@ _TokenAdminEnableTokenType = typing_extensions.TypeVar(
 
 _TokenAdminRevokeTokenType = typing_extensions.TypeVar(
     '_TokenAdminRevokeTokenType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RevokeTokenRequest,
-        doorward.v1.token_admin_pb2.RevokeTokenResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RevokeTokenRequest,
-        doorward.v1.token_admin_pb2.RevokeTokenResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.RevokeTokenRequest,
         doorward.v1.token_admin_pb2.RevokeTokenResponse,
@@ -157,14 +93,6 @@ _TokenAdminRevokeTokenType = typing_extensions.TypeVar(
 
 _TokenAdminBatchRevokeTokensType = typing_extensions.TypeVar(
     '_TokenAdminBatchRevokeTokensType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.BatchRevokeTokensRequest,
-        doorward.v1.token_admin_pb2.BatchRevokeTokensResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.BatchRevokeTokensRequest,
-        doorward.v1.token_admin_pb2.BatchRevokeTokensResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.BatchRevokeTokensRequest,
         doorward.v1.token_admin_pb2.BatchRevokeTokensResponse,
@@ -173,14 +101,6 @@ _TokenAdminBatchRevokeTokensType = typing_extensions.TypeVar(
 
 _TokenAdminRevokeTokensByFilterType = typing_extensions.TypeVar(
     '_TokenAdminRevokeTokensByFilterType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RevokeTokensByFilterRequest,
-        doorward.v1.token_admin_pb2.RevokeTokensByFilterResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RevokeTokensByFilterRequest,
-        doorward.v1.token_admin_pb2.RevokeTokensByFilterResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.RevokeTokensByFilterRequest,
         doorward.v1.token_admin_pb2.RevokeTokensByFilterResponse,
@@ -189,14 +109,6 @@ _TokenAdminRevokeTokensByFilterType = typing_extensions.TypeVar(
 
 _TokenAdminReportLeakedTokenType = typing_extensions.TypeVar(
     '_TokenAdminReportLeakedTokenType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.ReportLeakedTokenRequest,
-        doorward.v1.token_admin_pb2.ReportLeakedTokenResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.ReportLeakedTokenRequest,
-        doorward.v1.token_admin_pb2.ReportLeakedTokenResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.ReportLeakedTokenRequest,
         doorward.v1.token_admin_pb2.ReportLeakedTokenResponse,
@@ -205,14 +117,6 @@ _TokenAdminReportLeakedTokenType = typing_extensions.TypeVar(
 
 _TokenAdminDescribeSelfType = typing_extensions.TypeVar(
     '_TokenAdminDescribeSelfType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.DescribeSelfRequest,
-        doorward.v1.token_admin_pb2.DescribeSelfResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.DescribeSelfRequest,
-        doorward.v1.token_admin_pb2.DescribeSelfResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.DescribeSelfRequest,
         doorward.v1.token_admin_pb2.DescribeSelfResponse,
@@ -221,14 +125,6 @@ _TokenAdminDescribeSelfType = typing_extensions.TypeVar(
 
 _TokenAdminRevokeSelfType = typing_extensions.TypeVar(
     '_TokenAdminRevokeSelfType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RevokeSelfRequest,
-        doorward.v1.token_admin_pb2.RevokeSelfResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RevokeSelfRequest,
-        doorward.v1.token_admin_pb2.RevokeSelfResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.RevokeSelfRequest,
         doorward.v1.token_admin_pb2.RevokeSelfResponse,
@@ -237,14 +133,6 @@ _TokenAdminRevokeSelfType = typing_extensions.TypeVar(
 
 _TokenAdminRotateSelfType = typing_extensions.TypeVar(
     '_TokenAdminRotateSelfType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RotateSelfRequest,
-        doorward.v1.token_admin_pb2.RotateSelfResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.RotateSelfRequest,
-        doorward.v1.token_admin_pb2.RotateSelfResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.RotateSelfRequest,
         doorward.v1.token_admin_pb2.RotateSelfResponse,
@@ -253,14 +141,6 @@ _TokenAdminRotateSelfType = typing_extensions.TypeVar(
 
 _TokenAdminListPermissionSetsType = typing_extensions.TypeVar(
     '_TokenAdminListPermissionSetsType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.ListPermissionSetsRequest,
-        doorward.v1.token_admin_pb2.ListPermissionSetsResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.ListPermissionSetsRequest,
-        doorward.v1.token_admin_pb2.ListPermissionSetsResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.ListPermissionSetsRequest,
         doorward.v1.token_admin_pb2.ListPermissionSetsResponse,
@@ -269,14 +149,6 @@ _TokenAdminListPermissionSetsType = typing_extensions.TypeVar(
 
 _TokenAdminListAuditEventsType = typing_extensions.TypeVar(
     '_TokenAdminListAuditEventsType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.ListAuditEventsRequest,
-        doorward.v1.token_admin_pb2.ListAuditEventsResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.ListAuditEventsRequest,
-        doorward.v1.token_admin_pb2.ListAuditEventsResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.ListAuditEventsRequest,
         doorward.v1.token_admin_pb2.ListAuditEventsResponse,
@@ -285,14 +157,6 @@ _TokenAdminListAuditEventsType = typing_extensions.TypeVar(
 
 _TokenAdminAwaitPropagationType = typing_extensions.TypeVar(
     '_TokenAdminAwaitPropagationType',
-    grpc.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.AwaitPropagationRequest,
-        doorward.v1.token_admin_pb2.AwaitPropagationResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        doorward.v1.token_admin_pb2.AwaitPropagationRequest,
-        doorward.v1.token_admin_pb2.AwaitPropagationResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         doorward.v1.token_admin_pb2.AwaitPropagationRequest,
         doorward.v1.token_admin_pb2.AwaitPropagationResponse,

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["DOMAIN", "Status", "internal", "rpc_status_of", "status_of"]
 
 DOMAIN: Final = "doorward"
-# HTTP/2 peers refuse more than 8 KiB of metadata; a request with hundreds of bad fields shows the first ones in full.
-MAX_DETAILS: Final = 5500
+# HTTP/2 peers refuse more than 8 KiB of metadata, in which these bytes may travel as base64, beside the message; a request
+# with hundreds of bad fields shows the first ones in full.
+MAX_DETAILS: Final = 4000
 
 
 class Status(NamedTuple):
@@ -67,15 +68,15 @@ def internal(request_id: str) -> Status:
 
 def _bad_request(refused: Refused) -> error_details_pb2.BadRequest:
     bad_request = error_details_pb2.BadRequest()
-    for violation in refused.violations:
-        bad_request.field_violations.add(
+    for shown, violation in enumerate(refused.violations):
+        more = error_details_pb2.BadRequest.FieldViolation(
             field=violation.field, description=_bounded(violation.description), reason=violation.reason
         )
-        if bad_request.ByteSize() > MAX_DETAILS:
-            left = len(refused.violations) - len(bad_request.field_violations)
-            if left:
-                bad_request.field_violations.add(field="", description=f"and {left} more", reason=refused.reason)
+        if shown and bad_request.ByteSize() + more.ByteSize() > MAX_DETAILS:
+            text = f"and {len(refused.violations) - shown} more"
+            bad_request.field_violations.add(field="", description=text, reason=refused.reason)
             break
+        bad_request.field_violations.append(more)
     return bad_request
 
 

@@ -38,6 +38,8 @@ LONGEST_LABEL_VALUE: Final = 255
 LONGEST_SECRET: Final = 128
 # The last instant that a Timestamp and PostgreSQL can both say (RFC 3339).
 _LAST_SECOND: Final = 253402300799
+# Where the driver writes PostgreSQL's `infinity` instead, which no load can turn into a number.
+_NO_INSTANT: Final = datetime.max.replace(tzinfo=UTC)
 _LONGEST_TTL: Final = timedelta(days=36500)
 
 
@@ -71,12 +73,15 @@ class Fields:
         elif not _ID.fullmatch(value):
             reason = "FIELD_TOO_LONG" if len(value) > 64 else "FIELD_MALFORMED"
             self.wrong(field, "must be 1 to 64 of the characters A-Z a-z 0-9 _ -", reason)
+        elif contains_secret(value):
+            # A secret has the form of an id: repeated in an error or kept as a name, it would stand there in the clear.
+            self.wrong(field, "is a secret; a token or an operator is named by its public id alone", "FIELD_CONTAINS_SECRET")
         return value
 
     @staticmethod
     def fits_identifier(value: str) -> bool:
-        """Whether `value` has the form of an id, without noting anything."""
-        return _ID.fullmatch(value) is not None
+        """Whether `value` has the form of an id and is no secret, without noting anything."""
+        return _ID.fullmatch(value) is not None and not contains_secret(value)
 
     def name(self, field: str, value: str, *, example: str) -> str:
         """A name of the catalog: a plan's or a permission set's."""
@@ -165,7 +170,10 @@ class Fields:
             if not -62135596800 <= expire_time.seconds <= _LAST_SECOND or not 0 <= expire_time.nanos < 1_000_000_000:
                 self.wrong("expire_time", "must be a time between the years 1 and 9999", "FIELD_OUT_OF_RANGE")
                 return None, None
-            return expire_time.ToDatetime(tzinfo=UTC), None
+            instant = expire_time.ToDatetime(tzinfo=UTC)
+            if instant == _NO_INSTANT:
+                self.wrong("expire_time", "is the last microsecond there is; leave it out for never", "FIELD_OUT_OF_RANGE")
+            return instant, None
         if ttl is None:
             return None, None
         same_sign = ttl.seconds == 0 or ttl.nanos == 0 or (ttl.seconds > 0) == (ttl.nanos > 0)

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Final
 
 from doorward_server.errors import InvalidArgument, Violation
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
     from doorward_server.api.fields import Fields
 
-__all__ = ["DEFAULT_SIZE", "next_page_token", "page_of", "require_number"]
+__all__ = ["DEFAULT_SIZE", "next_page_token", "page_of", "part_of", "require_number"]
 
 DEFAULT_SIZE: Final = 100
 LONGEST_TOKEN: Final = 1024
+# What keys are made of: ids, names, numbers, times. Anybody can make a token, and NUL or half a surrogate pair is no text
+# to the database.
+_KEY: Final = re.compile(r"[A-Za-z0-9_.:+-]{1,64}")
 
 
 def page_of(
@@ -51,6 +55,20 @@ def require_number(page: Page) -> Page:
     return page
 
 
+def part_of(names: Sequence[str], page: Page) -> Sequence[str]:
+    """The page's part of `names`, which are all there are, in the order in which they are listed.
+
+    Raises:
+        InvalidArgument: PAGE_TOKEN_INVALID; the last page's name may have gone since.
+    """
+    if page.after is None:
+        return names[: page.size]
+    if page.after[0] not in names:
+        raise _invalid()
+    start = names.index(page.after[0]) + 1
+    return names[start : start + page.size]
+
+
 def next_page_token(page: Page, rows: int, last_key: Sequence[str], bound_to: Sequence[str]) -> str:
     """The token behind a page of `rows` rows; empty if it was the last one."""
     if rows < page.size:
@@ -68,7 +86,7 @@ def _parsed(token: str, bound_to: Sequence[str]) -> tuple[str, ...]:
         raise _invalid() from None
     if not isinstance(values, list) or len(values) < 2 or not all(isinstance(value, str) for value in values):
         raise _invalid()
-    if values[0] != _digest(bound_to):
+    if values[0] != _digest(bound_to) or not all(_KEY.fullmatch(value) for value in values[1:]):
         raise _invalid()
     return tuple(values[1:])
 

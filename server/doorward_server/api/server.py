@@ -90,12 +90,10 @@ class DoorwardHandlers(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(call)
 
     def _peer(self, context: Context) -> Peer:
-        metadata = context.invocation_metadata()
-        on_behalf_of = ""
-        for key, value in metadata or ():
-            if key == ON_BEHALF_OF_KEY:
-                on_behalf_of = str(value)
-        left_s = context.time_remaining()
+        metadata: Iterable[Any] = context.invocation_metadata() or ()
+        on_behalf_of = next((str(value) for key, value in metadata if key == ON_BEHALF_OF_KEY), "")
+        # None without a deadline, whatever the stubs say.
+        left_s: float | None = context.time_remaining()
         until_ns = None if left_s is None else self._timing.now_ns() + int(left_s * 1e9)
         return Peer(_credential(metadata), context.peer(), on_behalf_of, until_ns)
 

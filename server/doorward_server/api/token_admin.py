@@ -8,10 +8,10 @@ from doorward.v1 import token_admin_pb2 as pb
 from doorward.v1 import types_pb2
 from doorward_server.api import convert
 from doorward_server.api.fields import LONGEST_DESCRIPTION, LONGEST_DISPLAY_NAME, LONGEST_REASON, Fields
-from doorward_server.api.paging import next_page_token, page_of, require_number
+from doorward_server.api.paging import next_page_token, page_of, part_of, require_number
 from doorward_server.api.requests import request_of
 from doorward_server.errors import Unimplemented, Violation
-from doorward_server.model import Page, TokenState
+from doorward_server.model import TokenState
 from doorward_server.service.issue import IssueToken
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class TokenAdmin:
         page = page_of(fields, request.page_size, request.page_token, bound_to, most=MOST_SETS, default=MOST_SETS)
         fields.done()
         shown = await self._tokens.list_permission_sets(account_id)
-        names = _behind(sorted(shown.catalog.permission_sets), page)
+        names = part_of(list(shown.catalog.permission_sets), page)
         return pb.ListPermissionSetsResponse(
             permission_sets=(convert.permission_set(shown.catalog, name, shown.plan) for name in names),
             next_page_token=next_page_token(page, len(names), names[-1:], bound_to),
@@ -182,11 +182,6 @@ def _later(field: str) -> Unimplemented:
     return Unimplemented(
         "NOT_IMPLEMENTED", text, violations=(Violation(field, text, "NOT_IMPLEMENTED"),), metadata={"field": field}
     )
-
-
-def _behind(names: list[str], page: Page) -> list[str]:
-    after = "" if page.after is None else page.after[0]
-    return [name for name in names if name > after][: page.size]
 
 
 def _message(token: Token, shown: Shown) -> types_pb2.ServiceToken:

@@ -16,13 +16,13 @@ app = typer.Typer(no_args_is_help=True, help="Customers: their plan, their state
 AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT_ID", help="For example acme.")]
 
 
-@app.command("put")
+@app.command("put", short_help="Create an account, or rename it or change its plan.")
 @calls_server
 def put(
     server: Server,
     account_id: AccountId,
-    display_name: Annotated[str, typer.Option(help="The account's name for people.")],
-    plan: Annotated[str, typer.Option(help="A plan of the catalog, for example team.")],
+    display_name: Annotated[str, typer.Option(metavar="TEXT", help="The account's name for people.")],
+    plan: Annotated[str, typer.Option(metavar="NAME", help="A plan of the catalog, for example team.")],
     validate_only: ValidateOnly = False,
 ) -> None:
     """Create the account, or give it this name and plan.
@@ -35,7 +35,7 @@ def put(
     )
     answer = server.call(server.accounts.PutAccount, request)
     reached = wording.reached(answer, answer.propagation)
-    output.show(answer, _details(answer.account), reached, as_json=server.as_json)
+    output.show(answer, _details(answer.account), "", reached, as_json=server.as_json)
 
 
 @app.command("get")

@@ -18,7 +18,7 @@ __all__ = ["add_to"]
 
 DENIED: Final = 1
 
-SECRET_HELP: Final = """\
+SOURCES_HELP: Final = """\
 The secret is read from --secret-file, from the variable DOORWARD_SECRET, or from standard input, and is never an
 argument: arguments stand in process lists, where every user of the machine reads them, and in the shell's history.
 """
@@ -39,9 +39,13 @@ OnAccount = Annotated[str | None, typer.Option("--account", metavar="ACCOUNT_ID"
 
 def add_to(app: typer.Typer) -> None:
     """Adds the three commands."""
-    app.command("check", help=f"{check.__doc__}\n\n{SECRET_HELP}")(calls_server(check))
-    app.command("introspect", help=f"{introspect.__doc__}\n\n{SECRET_HELP}")(calls_server(introspect))
-    app.command("permissions", help=f"{permissions.__doc__}\n\n{SECRET_HELP}")(calls_server(permissions))
+    for command, in_short in (
+        (check, "May this token do this here?"),
+        (introspect, "What is this token?"),
+        (permissions, "What may this token do?"),
+    ):
+        described = f"{command.__doc__}\n\n{SOURCES_HELP}"
+        app.command(command.__name__, short_help=in_short, help=described)(calls_server(command))
 
 
 def check(

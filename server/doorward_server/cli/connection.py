@@ -66,7 +66,7 @@ class Server:
         self.authorizer: AuthorizerStub = AuthorizerStub(self._channel)
         self.system: SystemAdminStub = SystemAdminStub(self._channel)
 
-    def call(self, method: grpc.UnaryUnaryMultiCallable[Q, R], request: Q) -> R:
+    def call(self, method: "grpc.UnaryUnaryMultiCallable[Q, R]", request: Q) -> R:
         """The answer.
 
         Raises:
@@ -81,7 +81,7 @@ class Server:
         raise typer.Exit(FAILED)
 
     def call_paged(
-        self, method: grpc.UnaryUnaryMultiCallable[PagedQ, PagedR], request: PagedQ, items: str, limit: int
+        self, method: "grpc.UnaryUnaryMultiCallable[PagedQ, PagedR]", request: PagedQ, items: str, limit: int
     ) -> PagedR:
         """Pages of a list as one response, up to `limit` of its `items` (0: all); its `next_page_token` tells of more.
 
@@ -146,14 +146,12 @@ def _target(text: str, *, insecure: bool) -> str:
 
 
 def _failure_of(error: grpc.RpcError, address: str) -> CallFailure:
-    if not isinstance(error, grpc.Call):
-        # What ends before there is a call, as a request beyond the channel's bounds: its class is all that is known.
-        return CallFailure(grpc.StatusCode.UNKNOWN.name, type(error).__name__, address)
+    call: Any = error  # what the channel raises is a grpc.Call too; its type does not say so
     details = None
-    for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY and isinstance(value, bytes):
+    for key, value in call.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
             details = value
-    return failure_of(error.code().name, error.details() or "", address, details)
+    return failure_of(call.code().name, call.details() or "", address, details)
 
 
 def _option(name: str, annotation: Any, default: object, *declarations: str, **described: Any) -> inspect.Parameter:
@@ -189,7 +187,7 @@ _OPTIONS: Final = (
         envvar="DOORWARD_DATA_DIR",
         help="The server's data directory, for its first credential.",
     ),
-    _option("timeout", float, 10.0, min=0.1, max=3600.0, help="Seconds that each call may take."),
+    _option("timeout", float, 10.0, metavar="SECONDS", min=0.1, max=3600.0, help="How long each call may take."),
     _option(
         "insecure",
         bool,

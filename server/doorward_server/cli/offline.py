@@ -1,7 +1,8 @@
-"""Runs what works on the database without a server: `db`, `pepper retire`, `operator create --direct`.
+"""What works on the database without a server: migrations, the retiring of a pepper key, a direct operator.
 
 The database is the one that --database-url names; else the data directory's own PostgreSQL: a running server's, or, where
-none runs, one that is started for the moment. What is wrong with it is said in words. Design sections 4, 6 and 9.
+none runs, one that is started for the moment. What is wrong with it is said in words. Imported by the commands that need
+it when they run, since it brings half the server with it. Design sections 4, 6 and 9.
 """
 
 from __future__ import annotations
@@ -17,77 +18,128 @@ from doorward_server.embedded.directory import URL_FILE
 from doorward_server.embedded.errors import EmbeddedUnavailable
 from doorward_server.embedded.postgres import EmbeddedPostgres
 from doorward_server.errors import Refused
+from doorward_server.service.operators import create_operators, new_operator
+from doorward_server.start import StartRefused, open_database, open_ring
+from doorward_server.storage import migrate, peppers
 from doorward_server.storage.failures import DatabaseUnusable, StatementRefused
 from doorward_server.storage.pool import Database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
-    from pathlib import Path
 
+    from doorward.core.secret import Secret
+    from doorward_server.model import OperatorRole
     from doorward_server.settings import Settings
 
-__all__ = ["opened_database", "run", "telling_failures"]
+__all__ = ["create_operator", "forget_pepper_key", "migrate_schema"]
 
 T = TypeVar("T")
 
 # Nobody's check waits for these statements: what a server's hold would cut off may take its time here.
 _HOLD_MS: Final = 60_000
+# Why it cannot be done; the text of each is for whoever asked.
+_UNABLE: Final = (DatabaseUnusable, EmbeddedUnavailable, PepperInvalid, StartRefused, StatementRefused)
 
 
-def run(operation: Coroutine[Any, Any, T]) -> T:
-    """What the operation returns.
+def migrate_schema(settings: Settings) -> list[str]:
+    """Applies the migrations that are pending; their names.
 
     Raises:
         typer.Exit: it could not be done; why was said.
     """
+
+    async def operation() -> list[str]:
+        async with _opened_database(settings) as database:
+            return await migrate.migrate(database)
+
+    return _run(operation())
+
+
+def forget_pepper_key(settings: Settings, key_id: str) -> peppers.Dependents:
+    """What depends on the key; if nothing does, servers no longer insist on having it.
+
+    Raises:
+        typer.Exit: it could not be done; why was said.
+    """
+
+    async def operation() -> peppers.Dependents:
+        async with _opened_database(settings) as database, database.reading() as connection:
+            return await peppers.forget_key(connection, key_id)
+
+    return _run(operation())
+
+
+def create_operator(settings: Settings, role: OperatorRole, display_name: str) -> Secret:
+    """Makes an operator, in a deployment that is begun where there is none; its secret.
+
+    Raises:
+        typer.Exit: it could not be done; why was said.
+    """
+
+    async def operation() -> Secret:
+        async with _database_url(settings) as url:
+            ring = open_ring(settings)  # not before: the embedded PostgreSQL claims the directory first
+            database = await open_database(settings, url, ring)
+            try:
+                new = new_operator(ring, role, display_name)
+                await create_operators(database, [new])
+            finally:
+                await database.close()
+            return new.secret
+
+    return _run(operation())
+
+
+def _run(operation: Coroutine[Any, Any, T]) -> T:
     telemetry.configure("warning", "text")
-    with telling_failures():
-        return asyncio.run(operation)
-
-
-@contextlib.contextmanager
-def telling_failures() -> Any:
-    """Turns what the lower layers refuse into a sentence and the exit code 2."""
     try:
-        yield
-    except (DatabaseUnusable, EmbeddedUnavailable, PepperInvalid, StatementRefused) as error:
+        return asyncio.run(operation)
+    except _UNABLE as error:
         fail(str(error))
     except Refused as refused:
-        bad_fields = "".join(f"\n  {found.field}: {found.description}" for found in refused.violations)
-        fail(f"{refused.code} ({refused.reason}): {refused.message}{bad_fields}")
+        fail(f"{refused.code} ({refused.reason}): {refused.message}")
 
 
 @contextlib.asynccontextmanager
-async def opened_database(settings: Settings) -> AsyncIterator[Database]:
-    """The database that these settings mean, open.
-
-    Raises: DatabaseUnusable; EmbeddedUnavailable.
-    """
-    async with contextlib.AsyncExitStack() as stack:
-        if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
-            yield await _opened(url, settings, stack)
-            return
-        running = _running_url(settings.data_dir)
-        if running is not None:
-            with contextlib.suppress(DatabaseUnusable):  # left by a server that is gone
-                database = await _opened(running, settings, stack)
-                yield database
-                return
-        embedded = EmbeddedPostgres(settings.data_dir)
-        await embedded.start()
-        stack.push_async_callback(embedded.stop)
-        yield await _opened(embedded.url, settings, stack)
+async def _opened_database(settings: Settings) -> AsyncIterator[Database]:
+    async with _database_url(settings) as url:
+        database = await _opened(url, settings)
+        try:
+            yield database
+        finally:
+            await database.close()
 
 
-def _running_url(data_dir: Path) -> str | None:
+@contextlib.asynccontextmanager
+async def _database_url(settings: Settings) -> AsyncIterator[str]:
+    """The URL of the database that these settings mean, which is up as long as the block lasts."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    running = await _running_url(settings)
+    if running is not None:
+        yield running
+        return
+    embedded = EmbeddedPostgres(settings.data_dir)
+    await embedded.start()
     try:
-        return (data_dir / URL_FILE).read_text(encoding="utf-8").strip() or None
-    except OSError:
+        yield embedded.url
+    finally:
+        await embedded.stop()
+
+
+async def _running_url(settings: Settings) -> str | None:
+    """The URL of the data directory's PostgreSQL, if a server has it up; the file outlives the server that wrote it."""
+    try:
+        url = (settings.data_dir / URL_FILE).read_text(encoding="utf-8").strip()
+        database = await _opened(url, settings)
+    except (OSError, DatabaseUnusable):
         return None
+    await database.close()
+    return url
 
 
-async def _opened(url: str, settings: Settings, stack: contextlib.AsyncExitStack) -> Database:
+async def _opened(url: str, settings: Settings) -> Database:
     database = Database(
         url,
         hold_ms=_HOLD_MS,
@@ -96,5 +148,4 @@ async def _opened(url: str, settings: Settings, stack: contextlib.AsyncExitStack
         accept_failover_loss=settings.accept_failover_loss,
     )
     await database.open()
-    stack.push_async_callback(database.close)
     return database

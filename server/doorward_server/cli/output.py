@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import typer
 from google.protobuf import json_format
@@ -24,9 +24,22 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-__all__ = ["details", "json_of", "note", "say", "show", "shown", "styled", "table"]
+__all__ = [
+    "Cell",
+    "Table",
+    "details",
+    "json_of",
+    "note",
+    "say",
+    "show",
+    "show_list",
+    "shown",
+    "styled",
+    "table",
+    "write",
+]
 
-Cell = str | Text
+Cell: TypeAlias = str | Text
 # More than any row needs: rich fits a table to its console, and a terminal folds by itself what is wider than it.
 _WIDTH: Final = 1_000_000
 
@@ -34,9 +47,19 @@ _WIDTH: Final = 1_000_000
 def show(message: Message, *parts: Cell | Table, as_json: bool) -> None:
     """The answer: `message` for programs, else `parts` for people."""
     if as_json:
-        _write(f"{json_of(message)}\n")
+        write(f"{json_of(message)}\n")
     else:
         say(*parts)
+
+
+def show_list(
+    message: Message, columns: Sequence[str], rows: Sequence[Sequence[Cell]], nothing: str, *, as_json: bool
+) -> None:
+    """The answer of a list: `message` for programs, else a row for each thing; `nothing` is said where there is none."""
+    if as_json or rows:
+        show(message, table(columns, rows), as_json=as_json)
+    else:
+        note(nothing)
 
 
 def say(*parts: Cell | Table) -> None:
@@ -45,7 +68,7 @@ def say(*parts: Cell | Table) -> None:
     with console.capture() as capture:
         for part in parts:
             console.print(part, no_wrap=True, overflow="ignore", crop=False)
-    _write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+    write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
 
 def note(text: str) -> None:
@@ -55,7 +78,9 @@ def note(text: str) -> None:
 
 def json_of(message: Message) -> str:
     """Protobuf's JSON with the contract's field names, those too that have their default; ASCII."""
-    return json_format.MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return json_format.MessageToJson(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
@@ -92,7 +117,7 @@ def _cell(value: Cell) -> Text:
     return value if isinstance(value, Text) else Text(value)
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
     """To standard output, all of it. Whoever closed it gets exit code 2: 1 is `check`'s."""
     try:
         typer.echo(text, nl=False)

@@ -12,18 +12,35 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from doorward.core.secret import Secret, SecretKind, find_secret
 from doorward_server.cli.failure import fail
 
-__all__ = ["CREDENTIAL_VARIABLE", "SECRET_VARIABLE", "new_secret_file", "read_credential", "read_secret"]
+__all__ = [
+    "CREDENTIAL_VARIABLE",
+    "SECRET_VARIABLE",
+    "SecretFile",
+    "hand_over",
+    "new_secret_file",
+    "read_credential",
+    "read_secret",
+]
 
 CREDENTIAL_VARIABLE: Final = "DOORWARD_TOKEN"
 SECRET_VARIABLE: Final = "DOORWARD_SECRET"  # noqa: S105 - a variable's name
 FIRST_CREDENTIAL: Final = "operator.token"
 # A secret has 60 characters and the server takes 128; a file that was named by mistake is not read into memory.
 _MOST_BYTES: Final = 4096
+
+SecretFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--secret-file", metavar="FILE", help="Write the secret into this new file, mode 0600; do not print it."
+    ),
+]
 
 
 def read_credential(token_file: Path | None, data_dir: Path) -> Secret:
@@ -63,7 +80,7 @@ def read_secret(secret_file: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def new_secret_file(path: Path | None, option: str) -> Iterator[int | None]:
+def new_secret_file(path: Path | None) -> Iterator[int | None]:
     """The descriptor of a new file, mode 0600, for a secret that is about to be made; None where no file is wanted.
 
     Opened before the secret is made, so that none is made that could not be kept; removed when the block fails.
@@ -77,9 +94,11 @@ def new_secret_file(path: Path | None, option: str) -> Iterator[int | None]:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        fail(f"{option} {path}: exists already and is left alone; name a new file")
+        fail(f"--secret-file {path}: exists already and is left alone; name a new file")
     except OSError as error:
-        fail(f"{option} {path}: cannot be made: {error.strerror}; name a new file in a directory that you may write to")
+        fail(
+            f"--secret-file {path}: cannot be made: {error.strerror}; name a new file in a directory that you may write to"
+        )
     try:
         yield descriptor
     except BaseException:
@@ -89,21 +108,36 @@ def new_secret_file(path: Path | None, option: str) -> Iterator[int | None]:
         os.close(descriptor)
 
 
+def hand_over(secret: str, file: int | None, whose: str) -> tuple[str, ...]:
+    """What to print of a secret that was just made: itself, once, or where it was written to.
+
+    Raises:
+        typer.Exit: it could not be written.
+    """
+    if file is None:
+        return (f"Secret: {secret}", "This is the only time that it is shown: keep it now.", "")
+    try:
+        os.write(file, f"{secret}\n".encode())
+        os.fsync(file)
+    except OSError as error:
+        fail(f"--secret-file: the secret of {whose} could not be written and is lost: {error.strerror}; revoke {whose}")
+    return ("The secret is in the file that --secret-file names, and nowhere else.", "")
+
+
 def _credential(text: str, source: str) -> Secret:
-    for kind in SecretKind:
-        found = find_secret(text, kind)
-        if found is not None:
-            return found
-    fail(
-        f"{source}: holds no credential; expected the 60 characters of one, dwop_… (an operator's) or dwst_… (a service "
-        "token's), whole and without anything else. What it holds is not shown"
-    )
+    found = find_secret(text, SecretKind.OPERATOR) or find_secret(text, SecretKind.TOKEN)
+    if found is None:
+        fail(
+            f"{source}: holds no credential; expected the 60 characters of one, dwop_… (an operator's) or dwst_… (a "
+            "service token's), whole and without anything else. What it holds is not shown"
+        )
+    return found
 
 
 def _required(text: str, source: str) -> str:
-    if text:
-        return text
-    fail(f"{source}: holds no secret. Give it with --secret-file FILE, in {SECRET_VARIABLE}, or on standard input")
+    if not text:
+        fail(f"{source}: holds no secret. Give it with --secret-file FILE, in {SECRET_VARIABLE}, or on standard input")
+    return text
 
 
 def _read_standard_input() -> str:
@@ -137,12 +171,10 @@ def _read_private(path: Path, option: str) -> str:
 def _text(found: bytes, where: str) -> str:
     if len(found) > _MOST_BYTES:
         fail(f"{where}: holds more than {_MOST_BYTES} bytes; a secret has 60 characters")
-    try:
-        return found.decode().strip()
-    except UnicodeDecodeError:
-        # Not chained: the exception carries the bytes.
-        pass
-    fail(f"{where}: holds no text; a secret has 60 characters of A-Z, a-z, 0-9 and _")
+    text = found.decode(errors="replace").strip()
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        fail(f"{where}: holds no text; a secret has 60 characters of A-Z, a-z, 0-9 and _")
+    return text
 
 
 def _is_there(path: Path) -> bool:

@@ -14,13 +14,13 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="Projects of an account.")
 
 
-@app.command("put")
+@app.command("put", short_help="Create a project, or rename it.")
 @calls_server
 def put(
     server: Server,
     project_id: Annotated[str, typer.Argument(metavar="PROJECT_ID", help="Unique in the whole deployment.")],
     account_id: OfAccount,
-    display_name: Annotated[str, typer.Option(help="The project's name for people.")],
+    display_name: Annotated[str, typer.Option(metavar="TEXT", help="The project's name for people.")],
     validate_only: ValidateOnly = False,
 ) -> None:
     """Create the project in the account, or give it this name.
@@ -40,7 +40,7 @@ def put(
             ("Created", wording.time(project, "create_time")),
         ]
     )
-    output.show(answer, shown, wording.reached(answer, answer.propagation), as_json=server.as_json)
+    output.show(answer, shown, "", wording.reached(answer, answer.propagation), as_json=server.as_json)
 
 
 @app.command("list")

@@ -13,7 +13,7 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("await-propagation")(await_propagation)
+    app.command("await-propagation", short_help="Wait until a change is true everywhere.")(await_propagation)
 
 
 @calls_server

@@ -12,7 +12,7 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("replicas")(replicas)
+    app.command("replicas", short_help="List the server processes.")(replicas)
 
 
 @calls_server

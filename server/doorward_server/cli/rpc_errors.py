@@ -90,7 +90,9 @@ class CallFailure:
     def as_text(self) -> str:
         """For people: several lines."""
         reason = f" ({self.reason})" if self.reason else ""
-        lines = [f"{self.code}{reason}: {self.message or 'no more is known'}"]
+        # With bad fields the message is the first of them again.
+        summary = "these fields are wrong:" if self.violations else self.message or "no more is known"
+        lines = [f"{self.code}{reason}: {summary}"]
         for field, description, why in self.violations:
             lines.append(f"  {field}: {description}{f' ({why})' if why else ''}")
         if self.advice:

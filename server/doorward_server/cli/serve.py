@@ -2,7 +2,6 @@
 
 import typer
 
-from doorward_server import app as server_app
 from doorward_server.cli.settings_options import takes_settings
 from doorward_server.settings import Settings
 
@@ -11,7 +10,7 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("serve")(serve)
+    app.command("serve", short_help="Run the server.")(serve)
 
 
 @takes_settings()
@@ -21,4 +20,6 @@ def serve(settings: Settings) -> None:
     Without --database-url it runs a PostgreSQL of its own in the data directory. The first start writes two credentials
     there: operator.token (admin) and caller.token (caller). Each option is also an environment variable; the option wins.
     """
-    raise typer.Exit(server_app.run(settings))
+    from doorward_server import app as server  # noqa: PLC0415 - a client command need not load the whole server
+
+    raise typer.Exit(server.run(settings))

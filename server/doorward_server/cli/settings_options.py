@@ -59,7 +59,9 @@ class SettingOption:
             facts.append(f"default: {self.default}")
         if self.bounds:
             facts.append(self.bounds)
-        warning = " Arguments stand in process lists: the variable keeps a password out of them." if self.is_secret else ""
+        warning = (
+            " Arguments stand in process lists: the variable keeps a password out of them." if self.is_secret else ""
+        )
         return f"{self.meaning}{warning}  [{'; '.join(facts)}]"
 
 
@@ -98,10 +100,11 @@ def read_settings(given: Mapping[str, object], filled_in: Mapping[str, object]) 
         if name not in arguments and not os.environ.get(known[name].variable):
             arguments[name] = value
     try:
-        return Settings(**arguments)  # type: ignore[arg-type]
+        settings = Settings(**arguments)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = [_sentence(problem, arguments, known) for problem in error.errors(include_url=False)]
-    fail("\n".join(problems) if len(problems) == 1 else "\n  ".join(["several settings are wrong:", *problems]))
+        fail("\n  ".join(problems if len(problems) == 1 else ["several settings are wrong:", *problems]))
+    return settings
 
 
 def _described(name: str, field: FieldInfo) -> SettingOption:
@@ -111,7 +114,7 @@ def _described(name: str, field: FieldInfo) -> SettingOption:
     if isinstance(default, bool):
         shown: str | None = "on" if default else "off"
     else:
-        shown = None if default is None or isinstance(default, SecretStr) else f"{default}"
+        shown = None if default is None or isinstance(default, SecretStr) else _text(default)
     return SettingOption(
         name=name,
         kind="|".join(choices) if choices else _KINDS.get(kinds[0], "TEXT"),
@@ -123,6 +126,10 @@ def _described(name: str, field: FieldInfo) -> SettingOption:
     )
 
 
+def _text(default: object) -> str:
+    return _plain(default) if isinstance(default, int | float) else f"{default}"
+
+
 def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
 
@@ -130,7 +137,11 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _bounds(field: FieldInfo) -> str:
     least = [item.ge for item in field.metadata if hasattr(item, "ge")]
     most = [item.le for item in field.metadata if hasattr(item, "le")]
-    return f"{least[0]:g} to {most[0]:g}".replace("e+06", ",000,000") if least and most else ""
+    return f"{_plain(least[0])} to {_plain(most[0])}" if least and most else ""
+
+
+def _plain(number: float) -> str:
+    return f"{number:.0f}" if number == int(number) else f"{number}"
 
 
 def _parameter(option: SettingOption) -> inspect.Parameter:

@@ -30,7 +30,7 @@ def with_options(
         own = {name: value for name, value in arguments.items() if name not in names}
         run(functools.partial(_call, command, own), {name: arguments[name] for name in arguments if name in names})
 
-    first, *own_parameters = inspect.signature(command).parameters.values()
+    _, *own_parameters = inspect.signature(command).parameters.values()
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own_parameters, *shared)]
     outer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     outer.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -4,7 +4,6 @@
 """
 
 import enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from doorward.v1 import token_admin_pb2, types_pb2
 from doorward_server.cli import output, wording
 from doorward_server.cli.connection import Server, calls_server
-from doorward_server.cli.presented import SecretFile, kept_or_shown, new_secret_file
+from doorward_server.cli.presented import SecretFile, hand_over, new_secret_file
 from doorward_server.cli.values import (
     Label,
     Limit,
@@ -30,7 +29,9 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Service tokens: issue, show, list, revoke.")
 
-TokenId = Annotated[str, typer.Argument(metavar="TOKEN_ID", help="The token's public id, 16 characters; not its secret.")]
+TokenId = Annotated[
+    str, typer.Argument(metavar="TOKEN_ID", help="The token's public id, 16 characters; not its secret.")
+]
 
 
 class State(enum.StrEnum):
@@ -42,12 +43,12 @@ class State(enum.StrEnum):
     REVOKED = "revoked"
 
 
-@app.command("issue")
+@app.command("issue", short_help="Issue a token, and print its secret once.")
 @calls_server
 def issue(
     server: Server,
     account_id: OfAccount,
-    display_name: Annotated[str, typer.Option(help="The token's name for people.")],
+    display_name: Annotated[str, typer.Option(metavar="TEXT", help="The token's name for people.")],
     grant: Annotated[
         list[types_pb2.Grant],
         typer.Option(
@@ -65,7 +66,7 @@ def issue(
         timestamp_pb2.Timestamp | None,
         typer.Option(parser=parse_time, metavar="TIME", help="Expire then (RFC 3339): 2027-01-01T00:00:00Z."),
     ] = None,
-    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+    description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
     label: Annotated[
         list[Label] | None,
         typer.Option(parser=parse_label, metavar="KEY=VALUE", help="To find it by. May be repeated."),
@@ -81,7 +82,9 @@ def issue(
     Without --ttl or --expire-time it never expires. When this returns the token works everywhere.
     """
     if ttl is not None and expire_time is not None:
-        raise typer.BadParameter("says when it expires, and so does --ttl; give one of them", param_hint="--expire-time")
+        raise typer.BadParameter(
+            "says when it expires, and so does --ttl; give one of them", param_hint="--expire-time"
+        )
     request = token_admin_pb2.IssueTokenRequest(
         account_id=account_id,
         display_name=display_name,
@@ -93,14 +96,18 @@ def issue(
         allow_self_rotation=allow_self_rotation,
         validate_only=validate_only,
     )
-    with new_secret_file(None if validate_only else secret_file, "--secret-file") as file:
+    secret_parts: tuple[str, ...] = ()
+    with new_secret_file(None if validate_only else secret_file) as file:
         answer = server.call(server.tokens.IssueToken, request)
-        shown = kept_or_shown(answer, file)
+        if answer.secret:
+            secret_parts = hand_over(answer.secret, file, f"token {answer.token.token_id}")
+        if file is not None:
+            answer.ClearField("secret")
     reached = wording.reached(answer, answer.propagation)
-    output.show(answer, *shown, _details(answer.token), reached, as_json=server.as_json)
+    output.show(answer, *secret_parts, _details(answer.token), "", reached, as_json=server.as_json)
 
 
-@app.command("show")
+@app.command("show", short_help="Show one token.")
 @calls_server
 def show(server: Server, token_id: TokenId) -> None:
     """Show one token, a revoked one too: its state, grants, expiry and last use. Never its secret."""
@@ -108,7 +115,7 @@ def show(server: Server, token_id: TokenId) -> None:
     output.show(answer, _details(answer.token), as_json=server.as_json)
 
 
-@app.command("list")
+@app.command("list", short_help="List an account's tokens.")
 @calls_server
 def list_(
     server: Server,
@@ -137,12 +144,12 @@ def list_(
     output.show_list(answer, columns, rows, "No token matches.", as_json=server.as_json)
 
 
-@app.command("revoke")
+@app.command("revoke", short_help="Revoke a token, for good.")
 @calls_server
 def revoke(
     server: Server,
     token_id: TokenId,
-    reason: Annotated[str, typer.Option(help="Why, for people and the audit log.")] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for people and the audit log.")] = "",
 ) -> None:
     """Revoke a token, for good: when this returns, nobody anywhere says yes to a check of it that begins from then on.
 
@@ -151,10 +158,10 @@ def revoke(
     request = token_admin_pb2.RevokeTokenRequest(token_id=token_id, reason=reason)
     answer = server.call(server.tokens.RevokeToken, request)
     reached = wording.reached(answer, answer.propagation)
-    output.show(answer, _details(answer.token), reached, as_json=server.as_json)
+    output.show(answer, _details(answer.token), "", reached, as_json=server.as_json)
 
 
-@app.command("permission-sets")
+@app.command("permission-sets", short_help="List what can be granted.")
 @calls_server
 def permission_sets(server: Server, account_id: OfAccount, limit: Limit = 0) -> None:
     """List the permission sets that a token of the account can be granted, titled as its plan calls them."""

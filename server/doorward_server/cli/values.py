@@ -7,7 +7,7 @@ named and what would be right. What only the server can judge (names, limits) is
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 from google.protobuf import duration_pb2, timestamp_pb2
@@ -15,10 +15,28 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from doorward.v1 import types_pb2
 from doorward_server.cli.failure import quoted
 
-__all__ = ["Label", "Limit", "ValidateOnly", "labels_of", "parse_duration", "parse_grant", "parse_label", "parse_time"]
+__all__ = [
+    "Label",
+    "Limit",
+    "OfAccount",
+    "ValidateOnly",
+    "labels_of",
+    "parse_duration",
+    "parse_grant",
+    "parse_label",
+    "parse_time",
+]
 
-Label = tuple[str, str]
-Limit = Annotated[int, typer.Option(min=0, help="List at most this many; 0: all of them.")]
+
+class Label(NamedTuple):
+    """One label, as it is written in an option."""
+
+    key: str
+    value: str
+
+
+OfAccount = Annotated[str, typer.Option("--account", metavar="ACCOUNT_ID", help="The account, for example acme.")]
+Limit = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="List at most this many; 0: all of them.")]
 ValidateOnly = Annotated[
     bool, typer.Option("--validate-only", help="Only check that it could be done; nothing is written.")
 ]
@@ -79,7 +97,7 @@ def parse_label(text: str) -> Label:
     key, separator, value = text.partition("=")
     if not key or not separator:
         raise typer.BadParameter(f"{quoted(text)} is no label; write KEY=VALUE, for example team=data")
-    return key, value
+    return Label(key, value)
 
 
 def labels_of(labels: Iterable[Label]) -> dict[str, str]:

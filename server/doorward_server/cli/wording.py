@@ -5,7 +5,7 @@ Short names leave out the enum's prefix, as the design, errors and logs do. Call
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from doorward.v1 import types_pb2
 from doorward_server.cli.output import shown, styled
@@ -13,11 +13,24 @@ from doorward_server.cli.output import shown, styled
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from google.protobuf.descriptor import EnumDescriptor
     from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
     from rich.text import Text
 
-__all__ = ["account_state", "denial", "grant_lines", "grants_in_short", "labels", "propagation", "span", "time", "token_state"]
+__all__ = [
+    "account_state",
+    "denial",
+    "grant_lines",
+    "grants_in_short",
+    "labels",
+    "propagation",
+    "reached",
+    "span",
+    "time",
+    "token_state",
+]
 
 # In a table a grant names this many projects; `token show` names them all.
 _PROJECTS_IN_SHORT: Final = 3
@@ -38,40 +51,35 @@ _DENIALS: Final = {
 }
 
 
-class _Enum(Protocol):
-    def Name(self, number: int) -> str: ...
-
-
-def _name(enum: _Enum, number: int, prefix: str) -> str:
-    try:
-        return enum.Name(number).removeprefix(prefix)
-    except ValueError:
-        return str(number)  # a value of a newer server's contract
+def _name(enum: EnumDescriptor, number: int, prefix: str) -> str:
+    value = enum.values_by_number.get(number)
+    return str(number) if value is None else value.name.removeprefix(prefix)  # a newer server's contract may have more
 
 
 def token_state(state: int) -> Text:
     """ACTIVE, DISABLED, EXPIRED or REVOKED."""
-    name = _name(types_pb2.TokenState, state, "TOKEN_STATE_")
+    name = _name(types_pb2.TokenState.DESCRIPTOR, state, "TOKEN_STATE_")
     return styled(name, _STYLES.get(name, ""))
 
 
 def account_state(state: int) -> Text:
     """ACTIVE, SUSPENDED or DELETED."""
-    name = _name(types_pb2.AccountState, state, "ACCOUNT_STATE_")
+    name = _name(types_pb2.AccountState.DESCRIPTOR, state, "ACCOUNT_STATE_")
     return styled(name, _STYLES.get(name, ""))
 
 
 def denial(reason: int) -> str:
     """A DenyReason and what it means."""
-    name = _name(types_pb2.DenyReason, reason, "DENY_REASON_")
+    name = _name(types_pb2.DenyReason.DESCRIPTOR, reason, "DENY_REASON_")
     return f"{name}: {_DENIALS[name]}" if name in _DENIALS else name
 
 
-def time(moment: Timestamp | None, absent: str = "") -> str:
-    """UTC, to the second, in a form that options take too; `absent` where there is none."""
-    if moment is None:
+def time(message: Message, field: str, absent: str = "") -> str:
+    """A time field: UTC, to the second, in a form that options take too; `absent` where it is not set."""
+    if not message.HasField(field):
         return absent
-    return moment.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
+    moment: Timestamp = getattr(message, field)
+    return f"{moment.ToDatetime():%Y-%m-%d %H:%M:%S}Z"
 
 
 def span(duration: Duration) -> str:
@@ -105,14 +113,21 @@ def labels(found: Iterable[tuple[str, str]]) -> str:
     return "\n".join(shown(f"{key}={value}") for key, value in sorted(found))
 
 
-def propagation(reached: types_pb2.Propagation) -> str:
+def reached(answer: Message, propagation_of_it: types_pb2.Propagation) -> str:
+    """How far the change of this answer has reached; nothing was changed where it does not say."""
+    if not answer.HasField("propagation"):
+        return "Only checked: it could be done, and nothing was written."
+    return propagation(propagation_of_it)
+
+
+def propagation(confirmed: types_pb2.Propagation) -> str:
     """How far a change has reached, in a sentence."""
-    parts = [f"confirmed by {_count(reached.replicas_confirmed, 'replica')}"]
-    if reached.watchers_confirmed:
-        parts.append(_count(reached.watchers_confirmed, "watcher"))
-    if reached.replicas_expired:
-        parts.append(f"{_count(reached.replicas_expired, 'replica')} silent until its lease had ended")
-    return f"True everywhere: revision {reached.revision}, {', '.join(parts)}, after {span(reached.elapsed)}."
+    parts = [f"confirmed by {_count(confirmed.replicas_confirmed, 'replica')}"]
+    if confirmed.watchers_confirmed:
+        parts.append(_count(confirmed.watchers_confirmed, "watcher"))
+    if confirmed.replicas_expired:
+        parts.append(f"{_count(confirmed.replicas_expired, 'replica')} silent until its lease had ended")
+    return f"True everywhere: revision {confirmed.revision}, {', '.join(parts)}, after {span(confirmed.elapsed)}."
 
 
 def _count(number: int, thing: str) -> str:

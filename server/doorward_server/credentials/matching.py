@@ -11,6 +11,8 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from doorward.core.entries import SECRET_VERSION
+
 if TYPE_CHECKING:
     from doorward.core.entries import SecretEntry
     from doorward_server.credentials.pepper import PepperRing
@@ -54,4 +56,4 @@ def matches(secrets: tuple[SecretEntry, ...], ring: PepperRing, text: bytes | st
 
 
 def _version_of(secret: SecretEntry) -> int:
-    return secret[0]
+    return secret[SECRET_VERSION]

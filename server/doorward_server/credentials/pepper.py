@@ -145,7 +145,7 @@ def _edit(path: Path, change: Callable[[Content, PepperRing], Content]) -> None:
 
     def checked(content: Content) -> Content:
         changed = change(content, _ring_of(path, content))
-        _ring_of(path, changed)
+        _ring_of(path, changed)  # a new id may be taken, once in four billion
         return changed
 
     pepper_file.replace(path, checked)

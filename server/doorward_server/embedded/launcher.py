@@ -25,7 +25,6 @@ _PR_SET_PDEATHSIG = 1
 def main(arguments: list[str]) -> None:
     """Runs `mode uid gid parent signal reach program argument…`; returns only by exec or exit."""
     mode, uid, gid, parent, death_signal, reach, *program = arguments
-    os.umask(0o077)
     if mode == "namespace":
         _enter_namespace(int(uid), int(gid))
     elif mode == "user":

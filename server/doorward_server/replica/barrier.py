@@ -88,6 +88,19 @@ class Barrier:
         self._database = database
         self._timing = timing
 
+    def require_time(self, until_ns: int | None) -> None:
+        """Whether there is any time to wait before the caller's deadline (a clock reading); asked before a change begins.
+
+        Raises:
+            DeadlineExceeded: DEADLINE_TOO_SHORT.
+        """
+        if until_ns is not None and self._timing.now_ns() >= until_ns - TIP_NS:
+            raise DeadlineExceeded(
+                "DEADLINE_TOO_SHORT",
+                f"nothing was done: the deadline leaves less than the {TIP_NS // 1_000_000} ms that it takes to say how a "
+                "change went; call again with a later one",
+            )
+
     async def passed(self, revision: Revision, until_ns: int | None) -> Outcome:
         """Returns once every check that begins from now on is answered from a state ≥ `revision`, or not at all.
 

@@ -216,4 +216,8 @@ class Caches:
             async with asyncio.timeout(holding.hold_ms / 1000):
                 await holding.moved.until(is_settled)
         except TimeoutError:
-            raise Unavailable("REVISION_NOT_REACHED", "this replica lags behind the database; try again") from None
+            raise Unavailable(
+                "REVISION_NOT_REACHED",
+                "this replica lags behind the database; try again",
+                metadata={"revision": f"{holding.history.epoch}.{number}"},
+            ) from None

@@ -40,6 +40,7 @@ class Feed:
         self._line = line
         self._listen = listen
         self._notified = False
+        self._generation = 0
 
     async def run(self) -> None:
         """Runs until cancelled; a database that is away is tried again."""
@@ -63,7 +64,10 @@ class Feed:
     def _wanted(self) -> bool:
         if self._holding.registration_due is not None:
             return False
-        return self._notified or self._holding.known_end > self._holding.applied
+        holding = self._holding
+        # The first read of a generation also begins to listen.
+        is_new = holding.history.generation != self._generation
+        return is_new or self._notified or holding.known_end > holding.applied
 
     def _on_notify(self) -> None:
         if not failpoints.is_armed(Failpoint.NOTIFY_DROP):
@@ -89,6 +93,7 @@ class Feed:
                 # A renewal saw a later revision before this read began, yet its row is not there.
                 holding.begin_anew("the change log was truncated past this replica")
             if len(rows) < BATCH:
+                self._generation = generation
                 return
 
     def _apply(self, row: ChangeRow) -> bool:

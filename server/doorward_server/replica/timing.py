@@ -32,14 +32,23 @@ class Signal:
                 future.set_result(None)
         self._waiting.clear()
 
-    async def wait(self) -> None:
-        """Returns at the next `wake`."""
+    def next_wake(self) -> asyncio.Future[None]:
+        """Done at the next `wake`, counted from this very call; whoever does not need it any more gives it to `forget`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
+        return future
+
+    def forget(self, future: asyncio.Future[None]) -> None:
+        """Nobody waits for this one any more."""
+        self._waiting.discard(future)
+
+    async def wait(self) -> None:
+        """Returns at the next `wake`."""
+        future = self.next_wake()
         try:
             await future
         finally:
-            self._waiting.discard(future)
+            self.forget(future)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Returns once `condition()` holds; it is looked at now and after every `wake`. The caller bounds the wait."""
@@ -66,10 +75,12 @@ class Timing:
 
     async def sleep_until_or(self, at_ns: int, signal: Signal) -> None:
         """Returns at `at_ns`, or at the next `wake` of `signal`, whichever is first."""
-        waits = [asyncio.ensure_future(self.sleep_until(at_ns)), asyncio.ensure_future(signal.wait())]
+        # Registered before anything is awaited: a wake between the caller's look and this wait must not be lost.
+        woken = signal.next_wake()
+        asleep = asyncio.ensure_future(self.sleep_until(at_ns))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({woken, asleep}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            signal.forget(woken)
+            asleep.cancel()
+            await asyncio.wait({asleep})

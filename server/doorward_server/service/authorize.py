@@ -178,7 +178,11 @@ class Authorizer:
                 return result, self._holding.revision
             else:
                 raise no_lease()
-        raise Unavailable("REVISION_NOT_REACHED", "what this check needs is being changed too often; try again")
+        raise Unavailable(
+            "REVISION_NOT_REACHED",
+            "what this check needs is being changed too often; try again",
+            metadata={"revision": str(self._holding.revision)},
+        )
 
     async def fetch_all(self, missing: AllMissing, refuted: set[bytes]) -> None:
         """Brings what several checks miss, a few at a time. What cannot be had is noted in `missing.failed`."""

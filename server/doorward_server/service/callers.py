@@ -55,9 +55,7 @@ def bearer_text(credential: str | None) -> str:
         )
     text = credential[len(SCHEME) :].strip(" ")
     if credential[: len(SCHEME)].lower() != SCHEME or not text or len(text) > LONGEST_CREDENTIAL or not text.isascii():
-        raise Unauthenticated(
-            "CREDENTIAL_MALFORMED", "the metadata key authorization must hold one value: Bearer <credential>"
-        )
+        raise _malformed()
     return text
 
 
@@ -83,7 +81,7 @@ class Callers:
             return self._find_token(text.encode(), now_us, refuted)
         found = self._recognition.operators.find(text.encode(), now_us, refuted)
         if found is None:
-            raise _unrecognized()
+            raise _unproved(text, SecretKind.OPERATOR)
         return found if isinstance(found, Missing) else self._operator(found, now_us)
 
     async def authenticate_now(self, credential: str | None) -> Caller:
@@ -101,7 +99,7 @@ class Callers:
         secret = find_secret(text, SecretKind.TOKEN)
         if secret is not None:
             return await self._token_now(secret)
-        raise _unrecognized()
+        raise _malformed()
 
     async def recheck(self, transaction: Transaction, caller: Caller) -> None:
         """Reads the caller again under the transaction's locks: it may have been revoked since it was recognized.
@@ -143,7 +141,7 @@ class Callers:
     def _find_token(self, text: bytes, now_us: int, refuted: set[bytes] | None) -> Caller | Missing:
         entry = self._recognition.tokens.find(text, now_us, refuted)
         if entry is None:
-            raise _unrecognized()
+            raise _unproved(text, SecretKind.TOKEN)
         if isinstance(entry, Missing):
             return entry
         account = self._holding.tables.accounts.get(entry[TOKEN_ACCOUNT_ID])
@@ -171,6 +169,19 @@ class Callers:
         if effective_state(entry, account, now_us) is not DenyReason.ALLOWED:
             raise _unrecognized()
         return Caller(CallerKind.TOKEN, entry[TOKEN_ID], account_id=entry[TOKEN_ACCOUNT_ID])
+
+
+def _unproved(text: str | bytes, kind: SecretKind) -> Unauthenticated:
+    """Why a text proves nobody. Whether it is whole, its sender can tell as well as we."""
+    return _malformed() if find_secret(text, kind) is None else _unrecognized()
+
+
+def _malformed() -> Unauthenticated:
+    return Unauthenticated(
+        "CREDENTIAL_MALFORMED",
+        "the metadata key authorization must hold one value, Bearer <credential>, and a whole credential: "
+        "this one is cut off, mistyped, given twice or none at all",
+    )
 
 
 def _unrecognized() -> Unauthenticated:

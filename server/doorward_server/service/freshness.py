@@ -65,7 +65,7 @@ class Freshness:
             raise Unavailable(
                 "REVISION_NOT_REACHED",
                 "this replica has not applied the revision that was asked for in time; try again",
-                metadata={"applied": str(self._holding.revision)},
+                metadata={"revision": str(demand.at_least or self._holding.revision)},
             ) from None
 
     async def _at_least(self, wanted: Revision) -> None:

@@ -19,8 +19,10 @@ __all__ = ["named_projects", "settled_grants"]
 
 
 class _Problem(NamedTuple):
+    """One thing that is wrong. `uncovered`: the set that the plan does not cover, if that is what is wrong."""
+
     violation: Violation
-    is_precondition: bool = False
+    uncovered: str = ""
 
 
 def named_projects(grants: Sequence[Grant]) -> set[str]:
@@ -59,12 +61,16 @@ def _refuse(problems: list[_Problem], account: Account) -> None:
     if not problems:
         return
     violations = tuple(problem.violation for problem in problems)
-    if all(problem.is_precondition for problem in problems):
+    if all(problem.uncovered for problem in problems):
         raise FailedPrecondition(
             "PERMISSION_SET_NOT_IN_PLAN",
             f"{violations[0].field}: {violations[0].description}",
             violations=violations,
-            metadata={"account_id": account.account_id, "plan": account.plan},
+            metadata={
+                "account_id": account.account_id,
+                "plan": account.plan,
+                "permission_set": problems[0].uncovered,
+            },
         )
     raise InvalidArgument.of(violations)
 
@@ -78,7 +84,8 @@ def _set_problems(
         plan = catalog.find_plan(account.plan)
         covered = ", ".join(sorted(plan.permission_sets)) if plan else "none"
         text = f"plan {account.plan!r} does not cover {permission_set.name!r}; it covers: {covered}"
-        problems.append(_Problem(Violation(field, text, "PERMISSION_SET_NOT_IN_PLAN"), is_precondition=True))
+        violation = Violation(field, text, "PERMISSION_SET_NOT_IN_PLAN")
+        problems.append(_Problem(violation, uncovered=permission_set.name))
     gives_nothing = not permission_set.project_mask if grant.project_ids is not None else False
     if gives_nothing:
         text = f"{permission_set.name!r} holds account-level permissions only, which named projects never give; set all_projects"

@@ -44,8 +44,9 @@ class Mutations:
         """Commits `transaction()` and waits until nobody can still answer from before it.
 
         `until_ns` is the caller's deadline, a clock reading. Raises what the transaction refuses, and what
-        `Barrier.passed` raises.
+        `Barrier.require_time` and `Barrier.passed` raise.
         """
+        self._barrier.require_time(until_ns)
         answer: asyncio.Future[Done[T]] = asyncio.get_running_loop().create_future()
         work = self._tasks.start(self._commit_and_wait(transaction, until_ns, answer))
         # The answer comes before the work ends: rows are pruned after it.

@@ -72,12 +72,14 @@ LEFT JOIN LATERAL (
 
 READ_HASH = "SELECT bcrypt_hash FROM token_secrets WHERE token_id = $1 AND version = $2"
 
-# Completed by a WHERE below. With a LIMIT, activity and grants are looked up only for the rows of the page.
-SELECT_TOKENS = """
+# Around the rows of a page, so that activity and grants are looked up for these and no others.
+RECORDS_OF = """
 SELECT tokens.token_id, tokens.account_id, display_name, description, labels, allow_self_rotation, disabled,
        create_time, update_time, expire_time, revoke_time, revoke_reason, created_by, create_revision, revision,
        last_used_time, held.permission_sets, held.scopes
-FROM tokens
+FROM ("""
+WITH_GRANTS = """
+) AS tokens
 LEFT JOIN token_activity ON token_activity.token_id = tokens.token_id
 LEFT JOIN LATERAL (
     SELECT array_agg(permission_set ORDER BY permission_set) AS permission_sets,
@@ -87,31 +89,46 @@ LEFT JOIN LATERAL (
         FROM grants WHERE grants.token_id = tokens.token_id GROUP BY permission_set
     ) AS by_set
 ) AS held ON true
+ORDER BY create_revision DESC
 """
 
-READ = SELECT_TOKENS + "WHERE tokens.token_id = $1"
+ONE = "SELECT * FROM tokens WHERE token_id = $1"
+READ: Final = RECORDS_OF + ONE + WITH_GRANTS
 
 # Each reads an index from where the last page ended, and stops when the page is full: tokens_by_account, tokens_live,
 # tokens_disabled, tokens_expiring (sorted: an account's live tokens are bounded), tokens_revoked. The states exclude
 # each other, in the order in which a check names them: revoked, expired, disabled.
-PAGE = "ORDER BY create_revision DESC LIMIT $3"
+ALL_PAGE = """
+SELECT * FROM tokens WHERE account_id = $1 AND create_revision < $2 ORDER BY create_revision DESC LIMIT $3
+"""
+ACTIVE_PAGE = """
+SELECT * FROM tokens
+WHERE account_id = $1 AND create_revision < $2
+  AND revoke_time IS NULL AND NOT disabled AND (expire_time IS NULL OR expire_time > $4)
+ORDER BY create_revision DESC LIMIT $3
+"""
+DISABLED_PAGE = """
+SELECT * FROM tokens
+WHERE account_id = $1 AND create_revision < $2
+  AND revoke_time IS NULL AND disabled AND (expire_time IS NULL OR expire_time > $4)
+ORDER BY create_revision DESC LIMIT $3
+"""
+EXPIRED_PAGE = """
+SELECT * FROM tokens
+WHERE account_id = $1 AND create_revision < $2 AND revoke_time IS NULL AND expire_time <= $4
+ORDER BY create_revision DESC LIMIT $3
+"""
+REVOKED_PAGE = """
+SELECT * FROM tokens
+WHERE account_id = $1 AND create_revision < $2 AND revoke_time IS NOT NULL
+ORDER BY create_revision DESC LIMIT $3
+"""
 LISTS: Final = {
-    None: SELECT_TOKENS + "WHERE tokens.account_id = $1 AND create_revision < $2 " + PAGE,
-    TokenState.ACTIVE: SELECT_TOKENS
-    + """WHERE tokens.account_id = $1 AND create_revision < $2
-      AND revoke_time IS NULL AND NOT disabled AND (expire_time IS NULL OR expire_time > $4) """
-    + PAGE,
-    TokenState.DISABLED: SELECT_TOKENS
-    + """WHERE tokens.account_id = $1 AND create_revision < $2
-      AND revoke_time IS NULL AND disabled AND (expire_time IS NULL OR expire_time > $4) """
-    + PAGE,
-    TokenState.EXPIRED: SELECT_TOKENS
-    + """WHERE tokens.account_id = $1 AND create_revision < $2
-      AND revoke_time IS NULL AND expire_time <= $4 """
-    + PAGE,
-    TokenState.REVOKED: SELECT_TOKENS
-    + "WHERE tokens.account_id = $1 AND create_revision < $2 AND revoke_time IS NOT NULL "
-    + PAGE,
+    None: RECORDS_OF + ALL_PAGE + WITH_GRANTS,
+    TokenState.ACTIVE: RECORDS_OF + ACTIVE_PAGE + WITH_GRANTS,
+    TokenState.DISABLED: RECORDS_OF + DISABLED_PAGE + WITH_GRANTS,
+    TokenState.EXPIRED: RECORDS_OF + EXPIRED_PAGE + WITH_GRANTS,
+    TokenState.REVOKED: RECORDS_OF + REVOKED_PAGE + WITH_GRANTS,
 }
 BEFORE_ALL: Final = 2**63 - 1  # a create_revision that no token reaches
 

@@ -93,6 +93,9 @@ class FencedTableBesideTheLog(RuleBasedStateMachine):
 
     # ---- loads
 
+    def keys_with(self, *, snapshot: bool) -> list[str]:
+        return [key for key, naive in self.loads.items() if (naive.snapshot is not None) is snapshot]
+
     @rule(key=st.sampled_from(KEYS))
     def begin(self, key: str) -> None:
         if key in self.loads:
@@ -102,31 +105,39 @@ class FencedTableBesideTheLog(RuleBasedStateMachine):
             load = self.table.begin(key, self.history)
             self.loads[key] = NaiveLoad(load, self.generation, self.applied)
 
-    @rule(key=st.sampled_from(KEYS))
-    def take_snapshot(self, key: str) -> None:
-        naive = self.loads.get(key)
-        if naive is not None and naive.snapshot is None:
-            number = len(self.log) - 1
-            value = self.log[number].content.get(key, UNKNOWN)
-            naive.snapshot = (self.epoch, number, self.log[number].nonce, value)
+    @precondition(lambda self: self.keys_with(snapshot=False))
+    @rule(data=st.data())
+    def take_snapshot(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.keys_with(snapshot=False)))
+        number = len(self.log) - 1
+        value = self.log[number].content.get(key, UNKNOWN)
+        self.loads[key].snapshot = (self.epoch, number, self.log[number].nonce, value)
 
-    @rule(key=st.sampled_from(KEYS), back=st.integers(-2, 8), other=st.sampled_from(["number", "nonce", "epoch"]))
+    @rule(key=st.sampled_from(KEYS), back=st.integers(-2, 4), other=st.sampled_from(["number", "nonce", "epoch"]))
     def take_foreign_snapshot(self, key: str, back: int, other: str) -> None:
         """From a server that is behind, or that went on after it was deposed, or from before a restore."""
-        naive = self.loads.get(key)
-        if naive is None or naive.snapshot is not None:
-            return
-        number = max(0, min(len(self.log) - 1, self.applied) - back)
-        known = self.log[number].nonce if number < len(self.log) else b"ahead"
-        if other == "number" and number < min(naive.applied_at_begin, len(self.log)):
+        if key not in self.loads:
+            self.begin(key)
+        naive = self.loads[key]
+        begun = naive.applied_at_begin
+        if other == "number":
+            number = begun - 1 - abs(back)
+            known = self.log[number].nonce if 0 <= number < len(self.log) else b"long ago"
             naive.snapshot = (self.epoch, number, known, "foreign")
-            naive.is_foreign = True
         elif other == "nonce":
-            naive.snapshot = (self.epoch, number, b"another", "foreign")
-            naive.is_foreign = True
-        elif other == "epoch" and self.epoch > 1:
-            naive.snapshot = (self.epoch - 1, number, known, "foreign")
-            naive.is_foreign = True
+            naive.snapshot = (self.epoch, begun + back, b"another", "foreign")
+        else:
+            naive.snapshot = (self.epoch - 1, begun + back, b"nonce %d.%d" % (self.epoch, begun + back), "foreign")
+        naive.is_foreign = True
+
+    @rule(key=st.sampled_from(KEYS))
+    def load_in_one_go(self, key: str) -> None:
+        """What fills the table: nothing happens between begin and admit. It waits if changes are not applied yet."""
+        if key not in self.loads:
+            self.begin(key)
+            value = self.log[-1].content.get(key, UNKNOWN)
+            self.loads[key].snapshot = (self.epoch, len(self.log) - 1, self.log[-1].nonce, value)
+            self.admit_one(key)
 
     def expected(self, naive: NaiveLoad) -> Admission:
         assert naive.snapshot is not None
@@ -144,11 +155,14 @@ class FencedTableBesideTheLog(RuleBasedStateMachine):
             return Admission.NOT_YET
         return Admission.INSTALLED if number in remembered else Admission.FENCED
 
-    @rule(key=st.sampled_from(KEYS))
-    def admit(self, key: str) -> None:
-        naive = self.loads.get(key)
-        if naive is None or naive.snapshot is None:
-            return
+    @precondition(lambda self: self.keys_with(snapshot=True))
+    @rule(data=st.data())
+    def admit(self, data: st.DataObject) -> None:
+        self.admit_one(data.draw(st.sampled_from(self.keys_with(snapshot=True))))
+
+    def admit_one(self, key: str) -> None:
+        naive = self.loads[key]
+        assert naive.snapshot is not None
         epoch, number, nonce, value = naive.snapshot
         expected = self.expected(naive)
 
@@ -157,17 +171,18 @@ class FencedTableBesideTheLog(RuleBasedStateMachine):
         assert admission is expected
         if admission is Admission.INSTALLED:
             assert not naive.is_foreign
+            assert not naive.touched_since
             assert self.table.get(key) == value
         if admission is not Admission.NOT_YET:
             del self.loads[key]
             assert self.table.admit(naive.load, value, epoch, number, nonce, self.history) is Admission.FENCED
 
-    @rule(key=st.sampled_from(KEYS))
-    def abandon(self, key: str) -> None:
-        naive = self.loads.pop(key, None)
-        if naive is not None:
-            self.table.abandon(naive.load)
-            self.table.abandon(naive.load)
+    @precondition(lambda self: self.loads)
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        naive = self.loads.pop(data.draw(st.sampled_from(sorted(self.loads))))
+        self.table.abandon(naive.load)
+        self.table.abandon(naive.load)
 
     @rule(key=st.sampled_from(KEYS))
     def replace(self, key: str) -> None:
@@ -197,7 +212,7 @@ class FencedTableBesideTheLog(RuleBasedStateMachine):
         assert all(self.table.in_flight(key) is naive.load for key, naive in self.loads.items())
 
 
-FencedTableBesideTheLog.TestCase.settings = settings(deadline=None, max_examples=300, stateful_step_count=60)
+FencedTableBesideTheLog.TestCase.settings = settings(deadline=None, max_examples=200, stateful_step_count=60)
 TestFencedTableBesideTheLog = FencedTableBesideTheLog.TestCase
 
 
@@ -405,14 +420,12 @@ def tables(history: History) -> Tables:
 
 def gone(tables: Tables) -> set[str]:
     """The keys that are no longer there, and `kind!` for each load that became stale."""
-    by_kind = {
-        "token": tables.tokens,
-        "account": tables.accounts,
-        "project": tables.projects,
-        "operator": tables.operators,
-    }
-    found = {f"{kind}:{key}" for kind, table in by_kind.items() for key in ("x", "y") if table.get(key) is None}
-    found |= {f"{kind}!" for kind, table in by_kind.items() if (load := table.in_flight("z")) and load.stale}
+    found = set()
+    for kind in ("token", "account", "project", "operator"):
+        table = getattr(tables, f"{kind}s")
+        load = table.in_flight("z")
+        found |= {f"{kind}:{key}" for key in ("x", "y") if table.get(key) is None}
+        found |= {f"{kind}!"} if load is not None and load.stale else set()
     return found | ({"catalog:"} if tables.catalogs.get(CATALOG_KEY) is None else set())
 
 

@@ -245,6 +245,17 @@ def test_added_key_is_known_but_not_current(path: Path) -> None:
     assert ring.digest_under(key_id, "text") not in (None, former.digest("text")[1])
 
 
+def test_new_id_that_is_taken_is_refused_before_the_file_is_spoilt(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda count: count * "ab")
+    pepper.create(path)
+    before = path.read_bytes()
+
+    with pytest.raises(PepperInvalid, match="k_abababab a second time"):
+        pepper.add(path)
+
+    assert path.read_bytes() == before
+
+
 def test_activated_key_makes_the_new_digests_and_a_repeat_changes_nothing(path: Path) -> None:
     pepper.create(path)
     key_id = pepper.add(path)

@@ -1,0 +1,89 @@
+"""One calling process: the generated stubs on channels of its own. Run by `callers.py` as `python -m bench.caller`.
+
+Standard input: first a line of JSON, the credential and the targets (name, address, method, requests in hex); then lines
+of JSON `{target, calls, window}`: so many calls, so many of them at once. Each line is answered by one: `ready`, then
+`{calls, allowed, seconds, latencies}` (the latencies, in seconds, only with a window of one). It ends with its input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import grpc.aio
+
+from doorward.v1 import authorizer_pb2, authorizer_pb2_grpc
+
+CALL_TIMEOUT_S = 30.0
+
+
+class Target:
+    """One method of one server, with the requests to send in turn."""
+
+    def __init__(self, spec: dict[str, Any], credential: str) -> None:
+        self._channel = grpc.aio.insecure_channel(
+            spec["address"], options=[("grpc.max_receive_message_length", 1 << 24)]
+        )
+        stub = authorizer_pb2_grpc.AuthorizerStub(self._channel)
+        self._is_batch = spec["method"] == "BatchCheck"
+        self._method: Any = stub.BatchCheck if self._is_batch else stub.Check
+        request_type = authorizer_pb2.BatchCheckRequest if self._is_batch else authorizer_pb2.CheckRequest
+        self._requests = [request_type.FromString(bytes.fromhex(text)) for text in spec["requests"]]
+        self._metadata = (("authorization", f"Bearer {credential}"),)
+        self._next = 0
+
+    async def run(self, calls: int, window: int) -> dict[str, Any]:
+        left, allowed = calls, 0
+        latencies: list[float] = []
+
+        async def work() -> None:
+            nonlocal left, allowed
+            while left > 0:
+                left -= 1
+                request = self._requests[self._next]
+                self._next = (self._next + 1) % len(self._requests)
+                began = time.perf_counter()
+                response = await self._method(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
+                if window == 1:
+                    latencies.append(time.perf_counter() - began)
+                if self._is_batch:
+                    allowed += sum(result.allowed for result in response.results)
+                else:
+                    allowed += response.allowed
+
+        began = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(window)))
+        return {
+            "calls": calls,
+            "allowed": allowed,
+            "seconds": time.perf_counter() - began,
+            "latencies": latencies,
+        }
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+async def main() -> None:
+    """Calls as told until standard input ends."""
+    loop = asyncio.get_running_loop()
+    job = json.loads(await loop.run_in_executor(None, sys.stdin.readline))
+    targets = {name: Target(spec, job["credential"]) for name, spec in job["targets"].items()}
+    answer("ready")
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        order = json.loads(line)
+        answer(await targets[order["target"]].run(order["calls"], order["window"]))
+    for target in targets.values():
+        await target.close()
+
+
+def answer(value: object) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

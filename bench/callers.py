@@ -1,0 +1,118 @@
+"""Several calling processes, told together what to call; and how much CPU time of a server each call took.
+
+Used by the parts that measure a server over the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bench import harness
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator, Sequence
+    from typing import IO
+
+    from google.protobuf.message import Message
+
+    from bench.harness import Cores, Server
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is called: a method of Authorizer at a server, and the requests, each of which must be allowed."""
+
+    server: Server
+    method: str
+    requests: Sequence[Message]
+    checks: int = 1  # in each request
+
+
+@dataclass
+class Round:
+    """What one round of calls took: CPU time of the server for each call, wall time for all, latencies if sequential."""
+
+    cpu_us: float
+    calls_a_second: float
+    latencies_s: list[float] = field(default_factory=list)
+
+
+class Callers:
+    """Processes that call the same targets."""
+
+    def __init__(self, processes: list[subprocess.Popen[bytes]], logs: list[IO[bytes]], targets: dict[str, Target]):
+        self._processes = processes
+        self._logs = logs
+        self._targets = targets
+
+    def round(self, name: str, calls: int, *, window: int) -> Round:
+        """Has every process make `calls` calls, `window` of them at once, and reads the server's clock around it.
+
+        Raises:
+            RuntimeError: a caller ended, or a check was not allowed: then nothing was measured.
+        """
+        target = self._targets[name]
+        before = harness.cpu_ns(target.server.pid)
+        answers = self._tell({"target": name, "calls": calls, "window": window})
+        used_ns = harness.cpu_ns(target.server.pid) - before
+        total = sum(answer["calls"] for answer in answers)
+        allowed = sum(answer["allowed"] for answer in answers)
+        if allowed != total * target.checks:
+            raise RuntimeError(f"{name}: of {total * target.checks} checks {allowed} were allowed; all should be")
+        latencies = [latency for answer in answers for latency in answer["latencies"]]
+        return Round(used_ns / total / 1000, total / max(answer["seconds"] for answer in answers), latencies)
+
+    def _tell(self, order: dict[str, Any]) -> list[dict[str, Any]]:
+        for process in self._processes:
+            _write(process, order)
+        return [_read(process, log) for process, log in zip(self._processes, self._logs, strict=True)]
+
+
+@contextlib.contextmanager
+def calling(targets: dict[str, Target], credential: str, cores: Cores, *, processes: int) -> Iterator[Callers]:
+    """Starts `processes` callers and ends them with the block."""
+    job = {
+        "credential": credential,
+        "targets": {
+            name: {
+                "address": target.server.address,
+                "method": target.method,
+                "requests": [request.SerializeToString().hex() for request in target.requests],
+            }
+            for name, target in targets.items()
+        },
+    }
+    with contextlib.ExitStack() as stack:
+        logs: list[IO[bytes]] = []
+        started: list[subprocess.Popen[bytes]] = []
+        for _ in range(processes):
+            logs.append(stack.enter_context(tempfile.TemporaryFile()))
+            process = harness.start(["-m", "bench.caller"], cores.callers, logs[-1], stdin=harness.PIPE)
+            stack.callback(harness.stop, process)
+            started.append(process)
+            _write(process, job)
+        for process, log in zip(started, logs, strict=True):
+            _read(process, log)
+        yield Callers(started, logs, targets)
+
+
+def _write(process: subprocess.Popen[bytes], value: object) -> None:
+    if process.stdin is None:
+        raise RuntimeError("the caller has no input")
+    # A caller that ended says why where its answer is read.
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(value).encode() + b"\n")
+        process.stdin.flush()
+
+
+def _read(process: subprocess.Popen[bytes], log: IO[bytes]) -> Any:
+    line = process.stdout.readline() if process.stdout else b""
+    if not line:
+        log.seek(0)
+        raise RuntimeError(f"a caller ended:\n{log.read().decode()[-4000:]}")
+    return json.loads(line)
