@@ -31,7 +31,7 @@ lint: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Style, types, imports, contract, 
 	$(BIN)/buf lint
 	$(BIN)/python tools/generate.py --check
 
-proto: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Generate client/doorward/v1 and the contract's image from protos/
+proto: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Generate client/doorward/v1 from protos/
 	$(BIN)/python tools/generate.py
 
 bench: $(VENV)/dev.stamp ## Measure, and print the tables of docs/performance.md

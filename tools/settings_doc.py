@@ -36,7 +36,8 @@ def _row(option: SettingOption) -> str:
     if option.bounds:
         value += f", {option.bounds}"
     default = "" if option.default is None else f"`{option.default}`"
-    return f"| {flag} | `{option.variable}` | {value} | {default} | {option.meaning} |\n"
+    meaning = option.meaning.replace("|", "\\|")
+    return f"| {flag} | `{option.variable}` | {value} | {default} | {meaning} |\n"
 
 
 def main() -> int:

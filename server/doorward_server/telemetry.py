@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["configure", "redact"]
 
 # Looser than the form of a secret, on purpose: a truncated or mistyped one is masked too.
-_SECRET = re.compile(r"\b(dw(?:st|op)_[0-9A-Za-z]{4})[0-9A-Za-z_]{4,}|(?i:\b(bearer\s+))[^\s,;\"']{4,}")
+_SECRET = re.compile(r"(dw(?:st|op)_[0-9A-Za-z]{4})[0-9A-Za-z_]{4,}|(?i:\b(bearer\s+))[^\s,;\"']{4,}")
 
 
 def redact(text: str) -> str:

@@ -74,11 +74,14 @@ async def running(
     key_file = directory / "pepper.keys"
     ring = pepper.load(key_file) if key_file.exists() else pepper.create(key_file)
     async with asyncio.TaskGroup() as group:
-        parts = Parts(
-            database, ring, Tasks(group), timing or Timing(SystemClock()), hold_ms=hold_ms, capacity=capacity
-        )
-        runs = {"keeper": parts.keeper, "reporter": parts.reporter, "feed": parts.feed, "hasher": parts.hasher}
-        started = [group.create_task(part.run()) for name, part in runs.items() if name not in without]
+        parts = Parts(database, ring, Tasks(group), timing or Timing(SystemClock()), hold_ms=hold_ms, capacity=capacity)
+        runs = {
+            "keeper": parts.keeper.run,
+            "reporter": parts.reporter.run,
+            "feed": parts.feed.run,
+            "hasher": parts.hasher.run,
+        }
+        started = [group.create_task(run()) for name, run in runs.items() if name not in without]
         try:
             yield parts
         finally:

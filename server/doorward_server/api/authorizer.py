@@ -23,9 +23,9 @@ from doorward.v1 import authorizer_pb2 as pb
 from doorward.v1 import types_pb2
 from doorward_server.api import convert
 from doorward_server.api.access import TABLE
-from doorward_server.api.checks import Checker, encode_batch, encode_check, items_of
+from doorward_server.api.checks import Checker, encode_batch, encode_check, items_of, note_violations
 from doorward_server.api.errors import Status, status_of
-from doorward_server.api.fields import Fields
+from doorward_server.api.fields import LONGEST_SECRET, Fields
 from doorward_server.api.methods import Method, Peer
 from doorward_server.api.wrapper import parsed, require_admitted
 from doorward_server.errors import Refused
@@ -119,6 +119,8 @@ class AuthorizerApi:
             message = pb.BatchCheckRequest.FromString(request)
             if message.HasField("consistency") or not 0 < len(message.items) <= CHUNK:
                 return None
+            if len(message.secret.encode()) > LONGEST_SECRET:
+                return None
             results = self._checker.many(items_of(message), catalog, now_us, None, {})
             return None if isinstance(results, AllMissing) else encode_batch(results, str(self._holding.revision))
 
@@ -126,9 +128,15 @@ class AuthorizerApi:
 
     async def check(self, request: bytes, peer: Peer) -> bytes:
         """A Check, with whatever must be brought for it."""
+        await self._admitted(CHECK, peer)
         message = parsed(pb.CheckRequest, request)
-        item = _item_of(message)
-        await self._fresh(CHECK, peer, message)
+        item, fields = _item_of(message), Fields()
+        demand = _demand_of(message.consistency, fields)
+        if not fields.are_right:
+            catalog, _ = await self._under_lease(CHECK, peer, lambda catalog, _now_us, _refuted: catalog)
+            note_violations(fields, item, catalog)
+            fields.done()
+        await self._freshness.reached(demand, peer.until_ns)
         decision, revision = await self._under_lease(
             CHECK, peer, lambda catalog, now_us, refuted: self._checker.one(item, catalog, now_us, refuted)
         )
@@ -136,9 +144,11 @@ class AuthorizerApi:
 
     async def batch_check(self, request: bytes, peer: Peer) -> bytes:
         """A BatchCheck, in chunks, each under a lease of its own."""
-        message = parsed(pb.BatchCheckRequest, request)
-        await self._fresh(BATCH_CHECK, peer, message)
-        self._require_bounds(len(message.items))
+        await self._admitted(BATCH_CHECK, peer)
+        message, fields = parsed(pb.BatchCheckRequest, request), Fields()
+        demand = _demand_of(message.consistency, fields)
+        self._require_bounds(message, fields)
+        await self._freshness.reached(demand, peer.until_ns)
         items = items_of(message)
         if len(items) <= CHUNK:
             results, revision = await self._chunk(items, peer)
@@ -148,12 +158,13 @@ class AuthorizerApi:
 
     async def list_permissions(self, request: bytes, peer: Peer) -> bytes:
         """What a Check would allow, at the account or at one project."""
-        message = parsed(pb.ListPermissionsRequest, request)
-        await self._fresh(LIST_PERMISSIONS, peer, message)
-        fields = Fields()
+        await self._admitted(LIST_PERMISSIONS, peer)
+        message, fields = parsed(pb.ListPermissionsRequest, request), Fields()
         secret = fields.secret("secret", message.secret)
         project_id = fields.identifier("project_id", message.project_id) if message.HasField("project_id") else None
+        demand = _demand_of(message.consistency, fields)
         fields.done()
+        await self._freshness.reached(demand, peer.until_ns)
 
         def attempt(catalog: Catalog, now_us: int, refuted: set[bytes]) -> pb.ListPermissionsResponse | Missing:
             holder = self._authorizer.find_holder(secret, catalog, now_us, refuted)
@@ -168,11 +179,12 @@ class AuthorizerApi:
 
     async def introspect_token(self, request: bytes, peer: Peer) -> bytes:
         """What a token is."""
-        message = parsed(pb.IntrospectTokenRequest, request)
-        await self._fresh(INTROSPECT, peer, message)
-        fields = Fields()
+        await self._admitted(INTROSPECT, peer)
+        message, fields = parsed(pb.IntrospectTokenRequest, request), Fields()
         secret = fields.secret("secret", message.secret)
+        demand = _demand_of(message.consistency, fields)
         fields.done()
+        await self._freshness.reached(demand, peer.until_ns)
 
         def attempt(catalog: Catalog, now_us: int, refuted: set[bytes]) -> pb.IntrospectTokenResponse | Missing:
             holder = self._authorizer.find_holder(secret, catalog, now_us, refuted)
@@ -180,8 +192,9 @@ class AuthorizerApi:
                 return holder or pb.IntrospectTokenResponse(reason=types_pb2.DENY_REASON_TOKEN_UNRECOGNIZED)
             return self._introspection_of(holder, secret, catalog, now_us)
 
-        response, _ = await self._under_lease(INTROSPECT, peer, attempt)
+        response, revision = await self._under_lease(INTROSPECT, peer, attempt)
         if not response.token_id:
+            response.revision = str(revision)
             return response.SerializeToString()
         # Names and times for display come from the database; the verdict is taken afterwards, under a lease of its own.
         shown = await self._tokens.get_token(response.token_id)
@@ -219,19 +232,9 @@ class AuthorizerApi:
             return None
         return answer
 
-    async def _fresh(
-        self,
-        path: str,
-        peer: Peer,
-        message: pb.CheckRequest | pb.BatchCheckRequest | pb.ListPermissionsRequest | pb.IntrospectTokenRequest,
-    ) -> None:
-        """Waits for what the request's consistency asks for, but for nobody who may not ask."""
-        if not message.HasField("consistency"):
-            return
-        demand = _demand_of(message.consistency)
-        if demand is not LATEST_KNOWN:
-            await self._under_lease(path, peer, lambda _catalog, _now_us, _refuted: True)
-            await self._freshness.reached(demand, peer.until_ns)
+    async def _admitted(self, path: str, peer: Peer) -> None:
+        """Lets nobody past who may not ask, before anything of the request is looked at."""
+        await self._under_lease(path, peer, lambda _catalog, _now_us, _refuted: True)
 
     async def _under_lease(
         self, path: str, peer: Peer, attempt: Callable[[Catalog, int, set[bytes]], T | Missing | AllMissing]
@@ -246,8 +249,10 @@ class AuthorizerApi:
 
         return await self._authorizer.under_lease(whole)
 
-    def _require_bounds(self, count: int) -> None:
-        fields = Fields()
+    def _require_bounds(self, message: pb.BatchCheckRequest, fields: Fields) -> None:
+        count = len(message.items)
+        if message.secret:
+            fields.secret("secret", message.secret)
         if not count:
             fields.wrong("items", f"is required: 1 to {self._max_batch} items", "FIELD_REQUIRED")
         elif count > self._max_batch:
@@ -321,13 +326,12 @@ def _item_of(message: pb.CheckRequest) -> Item:
     )
 
 
-def _demand_of(consistency: types_pb2.Consistency) -> Demand:
+def _demand_of(consistency: types_pb2.Consistency, fields: Fields) -> Demand:
     which = consistency.WhichOneof("requirement")
+    if which is None:
+        return LATEST_KNOWN
     if which == "at_least_as_fresh":
-        fields = Fields()
-        revision = fields.revision("consistency.at_least_as_fresh", consistency.at_least_as_fresh)
-        fields.done()
-        return Demand(at_least=revision)
-    if which == "fully_consistent" and consistency.fully_consistent:
-        return Demand(fully=True)
-    return LATEST_KNOWN
+        return Demand(at_least=fields.revision("consistency.at_least_as_fresh", consistency.at_least_as_fresh))
+    if not getattr(consistency, which):
+        fields.wrong(f"consistency.{which}", "must be true, or left out: false demands nothing", "FIELD_MALFORMED")
+    return Demand(fully=True) if which == "fully_consistent" else LATEST_KNOWN

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from doorward_server.errors import Refused
     from doorward_server.service.authorize import Authorizer, Decision
 
-__all__ = ["Checker", "Item", "encode_batch", "encode_check", "items_of"]
+__all__ = ["Checker", "Item", "encode_batch", "encode_check", "items_of", "note_violations"]
 
 # secret, permission, which resource, its id; a tuple because a batch makes a thousand of them.
 Item = tuple[str, str, str | None, str]
@@ -164,9 +164,15 @@ def _require_form(item: Item, catalog: Catalog) -> None:
 
 
 def _violations(item: Item, catalog: Catalog) -> InvalidArgument:
-    """Everything that is wrong with the item."""
-    secret, name, which, resource_id = item
+    """Everything that is wrong with the item; there must be something."""
     fields = Fields()
+    note_violations(fields, item, catalog)
+    return fields.refusal()
+
+
+def note_violations(fields: Fields, item: Item, catalog: Catalog) -> None:
+    """Notes everything that is wrong with the item."""
+    secret, name, which, resource_id = item
     fields.secret("secret", secret)
     permission = catalog.find_permission(name)
     if not name:
@@ -179,7 +185,6 @@ def _violations(item: Item, catalog: Catalog) -> InvalidArgument:
         fields.identifier(which, resource_id)
     if permission is not None and which is not None:
         _note_mismatch(fields, permission, which)
-    return fields.refusal()
 
 
 def _note_mismatch(fields: Fields, permission: Permission, which: str) -> None:

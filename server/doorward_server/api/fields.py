@@ -53,6 +53,11 @@ class Fields:
         """One more violation."""
         self._violations.append(Violation(field, description, reason))
 
+    @property
+    def are_right(self) -> bool:
+        """Whether nothing is wrong so far."""
+        return not self._violations
+
     def refusal(self) -> InvalidArgument:
         """The error with all of them; there must be one."""
         return InvalidArgument.of(tuple(self._violations))
@@ -75,7 +80,9 @@ class Fields:
             self.wrong(field, "must be 1 to 64 of the characters A-Z a-z 0-9 _ -", reason)
         elif contains_secret(value):
             # A secret has the form of an id: repeated in an error or kept as a name, it would stand there in the clear.
-            self.wrong(field, "is a secret; a token or an operator is named by its public id alone", "FIELD_CONTAINS_SECRET")
+            self.wrong(
+                field, "is a secret; a token or an operator is named by its public id alone", "FIELD_CONTAINS_SECRET"
+            )
         return value
 
     @staticmethod
@@ -172,7 +179,9 @@ class Fields:
                 return None, None
             instant = expire_time.ToDatetime(tzinfo=UTC)
             if instant == _NO_INSTANT:
-                self.wrong("expire_time", "is the last microsecond there is; leave it out for never", "FIELD_OUT_OF_RANGE")
+                self.wrong(
+                    "expire_time", "is the last microsecond there is; leave it out for never", "FIELD_OUT_OF_RANGE"
+                )
             return instant, None
         if ttl is None:
             return None, None

@@ -14,6 +14,7 @@ from doorward_server.api.errors import Status, status_of
 from doorward_server.api.methods import Method, Peer
 from doorward_server.api.wrapper import answer_cold
 from doorward_server.errors import Unimplemented
+from doorward_server.telemetry import redact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -120,9 +121,8 @@ def _unknown(path: str) -> grpc.RpcMethodHandler[Any, Any]:
     """Answers UNIMPLEMENTED to any kind of call, reading nothing of it."""
 
     async def refuse(_requests: object, context: Context) -> AsyncIterator[bytes]:
-        refused = Unimplemented(
-            "METHOD_UNKNOWN", f"there is no method {path[:200]!r} here", metadata={"method": path[:200]}
-        )
+        shown = redact(path[:200])
+        refused = Unimplemented("METHOD_UNKNOWN", f"there is no method {shown!r} here", metadata={"method": shown})
         _refuse(context, status_of(refused))
         nothing: tuple[bytes, ...] = ()
         for message in nothing:

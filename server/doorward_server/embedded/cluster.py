@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from doorward_server.embedded.directory import DataDirectory, write_whole
 from doorward_server.embedded.errors import EmbeddedUnavailable
-from doorward_server.embedded.leftovers import end_processes
+from doorward_server.embedded.leftovers import ABANDONED, end_processes
 from doorward_server.embedded.programs import run_program
 
 if TYPE_CHECKING:
@@ -54,13 +54,17 @@ class Cluster:
         return self.home / CLUSTER
 
     async def prepare(self, directory: DataDirectory, major: int) -> None:
-        """Makes the cluster if there is none, refuses one of another version, and says anew who may connect."""
+        """Makes the cluster if there is none, and refuses one of another version."""
         with directory.named_failure():
             await self._clear_unfinished()
         if not self.path.exists():
             await self._initialise(directory)
         with directory.named_failure():
             self._require_version(major)
+
+    def admit(self, directory: DataDirectory) -> None:
+        """Says anew who may connect: only whoever runs this server, by whatever name it goes this time."""
+        with directory.named_failure():
             owner = (self.identity.uid, self.identity.gid) if self.identity.mode == "user" else None
             write_whole(self.path / "pg_hba.conf", _ACCESS, owner)
             write_whole(self.path / "pg_ident.conf", f'{ROLE} "{self.identity.peer_name}" {ROLE}\n', owner)
@@ -68,7 +72,7 @@ class Cluster:
     async def _clear_unfinished(self) -> None:
         """Removes what a first start left that was killed; the lock is ours, so nobody else is at it."""
         for unfinished in self.home.glob(f"{_UNFINISHED}*"):
-            await end_processes(unfinished, None)
+            await end_processes(unfinished, None, ABANDONED)
             await asyncio.to_thread(shutil.rmtree, unfinished)
 
     async def _initialise(self, directory: DataDirectory) -> None:
@@ -87,6 +91,7 @@ class Cluster:
                 new.rename(self.path)
                 _sync_directory(self.home)
         except BaseException:
+            await end_processes(new, None, ABANDONED)  # initdb's own child may still be writing
             await asyncio.to_thread(shutil.rmtree, new, ignore_errors=True)
             raise
 
@@ -135,9 +140,9 @@ def place(directory: DataDirectory, binaries: Binaries, identity: Identity, home
     # First the note, then the directory: what a killed first start made can be found and removed.
     directory.write(UNFINISHED_LOCATION, str(home))
     with directory.named_failure():
-        # Others may pass through, nothing there can be listed or read.
-        SHARED_HOME.mkdir(mode=0o711, parents=True, exist_ok=True)
-        home.mkdir(mode=0o711)
+        if not SHARED_HOME.exists():
+            _make_passable(SHARED_HOME)
+        _make_passable(home)
     return Cluster(home, binaries, identity)
 
 
@@ -170,6 +175,12 @@ def _forget_unfinished(directory: DataDirectory) -> None:
         with directory.named_failure():
             if Path(unfinished).exists():
                 shutil.rmtree(unfinished)
+
+
+def _make_passable(path: Path) -> None:
+    """Makes a directory that others may pass through, and neither list nor write, whatever the umask."""
+    path.mkdir(parents=True)
+    path.chmod(0o711)
 
 
 def _sync_directory(path: Path) -> None:

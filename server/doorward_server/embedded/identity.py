@@ -150,8 +150,8 @@ async def _probe(identity: Identity, binaries: Binaries, directory: Path | None)
     whom = {"self": "this user", "namespace": "root in its user namespace"}.get(identity.mode, f"uid {identity.uid}")
     if status == launcher.UNREACHABLE:
         raise EmbeddedUnavailable(
-            f"{output} can't be passed by {whom}, as whom PostgreSQL runs; move what is below it (--data-dir, "
-            f"{VARIABLE}) to where it can, or name another server with --database-url"
+            f"{output} by {whom}, as whom PostgreSQL runs; move the data directory (--data-dir) or the programs "
+            f"({VARIABLE}) to where they can be reached, or name another server with --database-url"
         )
     major = parse_version(output)
     if status != 0 or major is None:

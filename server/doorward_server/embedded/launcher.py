@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     try:
         os.execv(program[0], program)  # noqa: S606 - no shell is what is wanted
     except OSError as error:
-        _fail(UNREACHABLE, f"{program[0]}: {error.strerror}")
+        _fail(UNREACHABLE, f"{program[0]} can't be run ({error.strerror})")
 
 
 def _enter_namespace(uid: int, gid: int) -> None:
@@ -91,7 +91,7 @@ def _require_reachable(path: str) -> None:
     for part in path.split("/")[1:-1]:
         passed = f"{passed}/{part}"
         if not os.access(passed, os.X_OK):
-            _fail(UNREACHABLE, passed)
+            _fail(UNREACHABLE, f"{path} is out of reach: {passed} can't be passed")
 
 
 def _fail(status: int, sentence: str) -> None:

@@ -21,7 +21,10 @@ from typing import Final
 from doorward_server.embedded.errors import EmbeddedUnavailable
 
 # A fast shutdown ends in a checkpoint, so the polite way gets the longest time.
-_STEPS: Final = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+_Steps = tuple[tuple[signal.Signals, float], ...]
+_POLITE: Final[_Steps] = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+# For a cluster that never became one: there is nothing to save.
+ABANDONED: Final[_Steps] = ((signal.SIGKILL, 5.0),)
 _INTRODUCTION_S: Final = 5.0
 _POLL_S: Final = 0.02
 
@@ -76,9 +79,9 @@ async def _introduced(cluster: Path) -> PostmasterFile | None:
     return read_postmaster_file(cluster)
 
 
-async def end_processes(cluster: Path, postmaster: int | None) -> None:
+async def end_processes(cluster: Path, postmaster: int | None, steps: _Steps = _POLITE) -> None:
     """Ends the `postgres` processes that work in `cluster`, its postmaster first and politely."""
-    for number, patience_s in _STEPS:
+    for number, patience_s in steps:
         running = find_processes(cluster)
         # Children end with their postmaster; without one they have noticed and are on their way.
         for pid in running & {postmaster} if number == signal.SIGINT else running:

@@ -102,7 +102,9 @@ class EmbeddedPostgres:
             cluster = place(self._directory, binaries, identity, home)
             await cluster.prepare(self._directory, major)
             settle(self._directory, cluster)
-            await end_leftovers(cluster.path, self._sockets.recorded())
+            with self._directory.named_failure():
+                await end_leftovers(cluster.path, self._sockets.recorded())
+            cluster.admit(self._directory)
             self._sockets.make(identity)
             await self._launch(cluster)
             self._directory.write(URL_FILE, f"{self.url}\n")

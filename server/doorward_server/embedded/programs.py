@@ -7,7 +7,9 @@ for it, and that what it said comes back bounded. Called by `identity.py` and `c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from typing import Final
 
@@ -38,9 +40,15 @@ async def run_program(command: list[str], *, text: str = "") -> tuple[int, str]:
         output, _ = await process.communicate(text.encode() or None)
         return await process.wait(), last_lines(output)
     except asyncio.CancelledError:
-        process.kill()
+        _kill_session(process.pid)
         await process.wait()
         raise
+
+
+def _kill_session(leader: int) -> None:
+    """Ends a program with the children that it has, such as initdb's `postgres`."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def last_lines(output: bytes) -> str:

@@ -33,7 +33,7 @@ def named_projects(grants: Sequence[Grant]) -> set[str]:
 def settled_grants(
     grants: Sequence[Grant], account: Account, catalog: Catalog, own_projects: Collection[str]
 ) -> tuple[Grant, ...]:
-    """The grants with their sets by name instead of alias, if the account may have them all.
+    """The grants with their sets by name instead of alias, sorted as every read answers them, if the account may have them.
 
     Raises:
         InvalidArgument: INVALID_FIELDS with every violation.
@@ -52,9 +52,10 @@ def settled_grants(
         if permission_set.name in seen:
             problems.append(_duplicate(index, permission_set.name, seen[permission_set.name]))
         seen.setdefault(permission_set.name, index)
-        settled.append(Grant(permission_set.name, grant.project_ids))
+        project_ids = None if grant.project_ids is None else tuple(sorted(grant.project_ids))
+        settled.append(Grant(permission_set.name, project_ids))
     _refuse(problems, account)
-    return tuple(settled)
+    return tuple(sorted(settled, key=lambda grant: grant.permission_set))
 
 
 def _refuse(problems: list[_Problem], account: Account) -> None:

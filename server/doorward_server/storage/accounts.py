@@ -154,7 +154,7 @@ async def upsert_account(
     """
     row = await tx.connection.fetchrow(INSERT if before is None else UPDATE, account_id, display_name, plan, tx.now)
     if row is None:
-        raise StartOver
+        raise StartOver("the account was made at the same time")
     tx.wrote_account(account_id)
     return _account(row)
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import asyncpg
+import structlog
 
 from doorward.core.revision import Revision
 from doorward_server import errors, failpoints
 from doorward_server.failpoints import Failpoint
 from doorward_server.storage import audit
-from doorward_server.storage.failures import StartOver, is_retried, unseeded
+from doorward_server.storage.failures import StartOver, is_retried, name_of, unseeded
 from doorward_server.storage.transaction import Bounds, CommitUnknown, Transaction, lock, transaction
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ CHANNEL: Final = "doorward"
 # Deadlocks and a moved catalog are rare; four in a row mean that waiting is better left to the caller.
 ATTEMPTS: Final = 4
 NONCE_BYTES: Final = 8
+
+log = structlog.get_logger(__name__)
 
 # One statement, and the last: it waits for the state row, and from there everything is in commit order. The chain's
 # event_id is drawn from `moved`, hence under that lock. Rows written before get their revision here, where it is known.
@@ -165,8 +168,8 @@ async def commit(
                     catalog_version,
                     dry_run=dry_run,
                 )
-        except StartOver:
-            continue
+        except StartOver as why:
+            log.info("change_started_over", because=str(why))
         except _NoPartition:
             async with database.reading() as connection:
                 await audit.ensure_partitions(connection)
@@ -210,7 +213,7 @@ async def _attempt(
             await failpoints.reach(Failpoint.MUTATION_BEFORE_COMMIT)
     except asyncpg.PostgresError as error:
         if is_retried(error):
-            raise StartOver from None
+            raise StartOver(name_of(error)) from None
         if isinstance(error, asyncpg.CheckViolationError) and error.table_name == "audit_events":
             raise _NoPartition from None
         raise
@@ -257,7 +260,7 @@ async def _write_revision(tx: Transaction, decided: Decided[T], catalog_version:
             *event_row,
         )
     if row is None:
-        raise StartOver
+        raise StartOver("the catalog moved")
     return Revision(row["epoch"], row["revision"])
 
 

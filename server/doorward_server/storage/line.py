@@ -98,8 +98,7 @@ class Line:
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await self._database.connector.connect()
-                for channel, on_notify in self._listeners:
-                    await connection.add_listener(channel, lambda *_, heard=on_notify: heard())
+                await self._listen_on(connection)
         except TimeoutError:
             raise Unanswered from None
         except DRIVER_ERRORS as error:
@@ -110,6 +109,14 @@ class Line:
         connection.add_termination_listener(self._lost)
         self._connection = connection
         return connection
+
+    async def _listen_on(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        try:
+            for channel, on_notify in self._listeners:
+                await connection.add_listener(channel, lambda *_, heard=on_notify: heard())
+        except BaseException:  # nobody else knows of it yet
+            terminate(connection)
+            raise
 
     async def _answered(
         self, connection: Connection, operation: Callable[[Connection], Awaitable[T]], deadline: float

@@ -161,8 +161,7 @@ class Database:
             raise unavailable()
         try:
             return await self._pool.acquire(timeout=self.hold_s / 2)
-        except DRIVER_ERRORS as error:
-            await self.expire()
+        except DRIVER_ERRORS as error:  # of a new connection or of the wait for one: the others are none the worse
             raise translate(error) from None
         except DatabaseUnusable as error:
             log.error("database_unusable", why=str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.core.secret import Secret, SecretKind, generate, new_id
@@ -76,6 +76,7 @@ def test_failure_after_a_quiet_time_is_a_first_one_again() -> None:
     assert failures.back_off_ns("a", QUIET_NS) == FIRST_BACK_OFF_NS
 
 
+@settings(deadline=None)
 @given(subjects=st.lists(st.integers(0, 6), max_size=60), asked=st.integers(0, 6))
 def test_bounded_and_the_newest_are_kept(subjects: list[int], asked: int) -> None:
     failures = Failures(capacity=4)

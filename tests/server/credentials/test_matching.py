@@ -8,7 +8,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doorward.core.secret import Secret, SecretKind, generate, new_id
@@ -120,6 +120,7 @@ def an_entry(draw: st.DrawFn) -> SecretEntry:
     return (version, None, None, not_after_us)
 
 
+@settings(deadline=None)
 @given(
     secrets=st.lists(an_entry(), max_size=4, unique_by=lambda entry: entry[0]).map(tuple),
     presented=st.sampled_from(TEXTS),

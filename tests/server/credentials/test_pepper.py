@@ -68,6 +68,7 @@ def test_digest_is_hmac_sha256_under_the_current_key(path: Path) -> None:
     assert digest == hmac.new(key, b"text", hashlib.sha256).digest()
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_text_and_its_utf8_have_the_same_digest_under_both_names(text: str) -> None:
     ring = PepperRing({"k_a": bytes(32)}, "k_a")
@@ -181,7 +182,7 @@ def test_incomplete_file_is_refused_and_says_what_is_missing(path: Path, lines: 
     assert key not in everything_shown(raised.value)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1, exclude_max=True), removed=st.integers(0, 60), put=st.binary(max_size=30))
 def test_damaged_file_is_loaded_or_refused_and_never_shown(path: Path, at: float, removed: int, put: bytes) -> None:
     path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from doorward_server.embedded.binaries import find_binaries
 from doorward_server.embedded.errors import EmbeddedUnavailable
 from doorward_server.embedded.identity import choose_identity
 from doorward_server.embedded.leftovers import end_leftovers, find_processes, read_postmaster_file
+from doorward_server.embedded.postgres import EmbeddedPostgres
 from doorward_server.embedded.programs import program_environ
 from tests.server.embedded.lives import eventually
 
@@ -64,6 +65,17 @@ async def test_postmaster_of_somebody_else_is_named_and_left(
         await end_leftovers(data_dir / "postgres", Path("/run/doorward-other"))
     assert postmaster.poll() is None
     assert read_postmaster_file(data_dir / "postgres") is not None
+
+
+async def test_cluster_that_somebody_else_uses_is_not_touched_by_a_start(
+    data_dir: Path, postmaster: subprocess.Popen[bytes]
+) -> None:
+    access = data_dir / "postgres/pg_hba.conf"
+    access.write_text("local all all reject\n")
+    with pytest.raises(EmbeddedUnavailable, match="did not start works in"):
+        await EmbeddedPostgres(data_dir).start()
+    assert access.read_text() == "local all all reject\n"
+    assert postmaster.poll() is None
 
 
 async def test_children_whose_postmaster_was_killed_are_waited_for(

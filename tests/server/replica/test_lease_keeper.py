@@ -118,18 +118,20 @@ async def test_a_lower_revision_is_another_history(database: Database, tmp_path:
 
 async def test_the_lease_ends_when_the_database_stays_silent(database_proxy: DatabaseProxy, tmp_path: Path) -> None:
     clock = SteppedClock()
-    async with opened(database_proxy.url) as database:
-        async with running(database, tmp_path, timing=SteppedTiming(clock)) as replica:
-            await replica.usable()
-            database_proxy.stall_answers()
-            clock.advance(3900)
-            assert replica.holding.capture() is not None
-            clock.advance(200)
-            assert replica.holding.capture() is None
-            database_proxy.heal()
-            database_proxy.cut()
-            clock.advance(5000)
-            await eventually(lambda: _stepped(clock) and replica.holding.capture() is not None)
+    async with (
+        opened(database_proxy.url) as database,
+        running(database, tmp_path, timing=SteppedTiming(clock)) as replica,
+    ):
+        await replica.usable()
+        database_proxy.stall_answers()
+        clock.advance(3900)
+        assert replica.holding.capture() is not None
+        clock.advance(200)
+        assert replica.holding.capture() is None
+        database_proxy.heal()
+        database_proxy.cut()
+        clock.advance(5000)
+        await eventually(lambda: _stepped(clock) and replica.holding.capture() is not None)
 
 
 def _stepped(clock: SteppedClock) -> bool:

@@ -57,10 +57,10 @@ async def test_pages_follow_the_bytes_of_the_ids(database: Database) -> None:
     assert [account.account_id for account in first + rest] == sorted(ids, key=str.encode)
 
 
-@pytest.mark.parametrize("account_id", ["", "a b", "a'; DROP TABLE accounts; --", "ä", "a" * 65, "a\n", "a.b", "*"])
-async def test_an_id_of_another_form_is_refused_by_the_schema_too(database: Database, account_id: str) -> None:
-    with pytest.raises(StatementRefused):
-        await put_account(database, account_id)
+async def test_an_id_of_another_form_is_refused_by_the_schema_too(database: Database) -> None:
+    for account_id in ("", "a b", "a'; DROP TABLE accounts; --", "ä", "a" * 65, "a\n", "a.b", "*"):
+        with pytest.raises(StatementRefused):
+            await put_account(database, account_id)
     await put_account(database, "a" * 64)
 
 

@@ -153,19 +153,22 @@ async def test_a_host_that_is_down_or_read_only_is_passed_over(
         ({"synchronous_commit": "off"}, "synchronous_commit=off"),
     ],
 )
-async def test_an_unfit_server_is_refused(database_url: str, changed: dict[str, Any], says: str) -> None:
+def test_an_unfit_server_is_refused(changed: dict[str, Any], says: str) -> None:
     found = {"version": 150000, "synchronous_commit": "on", "standbys": "", "encoding": "UTF8"}
-    connector = Database(database_url, hold_ms=5000).connector
+    connector = Database("postgresql://db1/x", hold_ms=5000).connector
     connector._check(found)
     with pytest.raises(DatabaseUnusable, match=says):
         connector._check(found | changed)
 
 
 async def test_a_wait_for_a_connection_is_bounded(database_url: str) -> None:
-    async with opened(database_url, hold_ms=500, pool_size=1) as database, database.reading():
-        with pytest.raises(errors.Unavailable) as refused:
-            await pid_of(database)
-    assert refused.value.reason == "DATABASE_UNAVAILABLE"
+    async with opened(database_url, hold_ms=1000, pool_size=1) as database:
+        async with database.reading() as connection:
+            lent = await connection.fetchval("SELECT pg_backend_pid()")
+            with pytest.raises(errors.Unavailable) as refused:
+                await pid_of(database)
+        assert refused.value.reason == "DATABASE_UNAVAILABLE"
+        assert await pid_of(database) == lent, "a crowded pool is no reason to give its connections up"
 
 
 async def test_writers_that_wait_for_a_lock_leave_connections_to_readers(database_url: str) -> None:

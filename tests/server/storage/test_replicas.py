@@ -62,10 +62,10 @@ async def test_an_id_is_never_registered_twice(database: Database) -> None:
     await line.close()
 
 
-@pytest.mark.parametrize("hold_ms", [499, 300_001])
-async def test_a_hold_out_of_bounds_is_refused(database: Database, hold_ms: int) -> None:
-    with pytest.raises(StatementRefused):
-        await registered(database, hold_ms)
+async def test_a_hold_out_of_bounds_is_refused(database: Database) -> None:
+    for hold_ms in (499, 300_001):
+        with pytest.raises(StatementRefused):
+            await registered(database, hold_ms)
 
 
 async def test_a_renewal_counts_and_tells_the_position_and_the_time(database: Database) -> None:
