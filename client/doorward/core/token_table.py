@@ -56,10 +56,11 @@ class Load:
 class FencedTable(Generic[V]):
     """At most `capacity` values and `unknown_capacity` unknown keys, and at most one load in flight for each key."""
 
-    __slots__ = ("_loads", "_unknown", "_values")
+    __slots__ = ("_find_value", "_loads", "_unknown", "_values")
 
     def __init__(self, capacity: int, unknown_capacity: int) -> None:
         self._values: SecondChanceMap[str, V] = SecondChanceMap(capacity)
+        self._find_value = self._values.find
         self._unknown: SecondChanceMap[str, Unknown] = SecondChanceMap(unknown_capacity)
         self._loads: dict[str, Load] = {}
 
@@ -78,7 +79,7 @@ class FencedTable(Generic[V]):
 
     def get(self, key: str) -> V | Unknown | None:
         """The value, UNKNOWN if the database is known not to have it, or None: load it. Only reads."""
-        value = self._values.find(key)
+        value = self._find_value(key)
         return value if value is not None else self._unknown.find(key)
 
     def in_flight(self, key: str) -> Load | None:

@@ -88,6 +88,13 @@ class Recognizer(Generic[E]):
         found = self._proofs.find(self._proofs.proof_of(text))
         return None if found is None else found[1]
 
+    def match(self, secret: Secret, now_us: int) -> int | None:
+        """Which live version of its subject the digests say that `secret` is."""
+        entry = self._table.get(secret.subject_id)
+        if entry is None or isinstance(entry, Unknown):
+            return None
+        return matches(self._secrets_of(entry), self._ring, secret.reveal(), now_us).version
+
     def proof_of(self, text: bytes) -> bytes:
         """What `refuted` holds of a text."""
         return self._proofs.proof_of(text)
@@ -105,6 +112,9 @@ class Recognizer(Generic[E]):
             return None
         match = matches(self._secrets_of(entry), self._ring, text, now_us)
         if match.version is not None:
+            if match.pepper_id != self._ring.current_id:
+                # Else the former key could never be retired.
+                return Missing("digest", secret.subject_id, secret)
             if refuted is None:
                 return Missing("proof", secret.subject_id)
             self._proofs.remember(proof, secret.subject_id, match.version)
@@ -142,6 +152,8 @@ class Recognition:
             return
         if missing.secret is None:
             await self._caches.fill(missing.kind, missing.key)
+        elif missing.kind == "digest":
+            await self._renew_digest(missing.secret)
         elif missing.secret.kind is SecretKind.TOKEN:
             await self._prove_token(missing.secret, refuted)
         else:
@@ -169,6 +181,17 @@ class Recognition:
         if proved is not None:
             await self._write_back(secret, proved)
         return proved
+
+    async def renew_digest(self, secret: Secret, version: int) -> None:
+        """Writes the digest of a proved secret under the current key; a failure is logged and costs nothing else."""
+        await self._write_back(secret, version)
+
+    async def _renew_digest(self, secret: Secret) -> None:
+        recognizer = self.tokens if secret.kind is SecretKind.TOKEN else self.operators
+        version = recognizer.match(secret, self._holding.latest_us())
+        if version is not None:
+            await self._write_back(secret, version)
+            recognizer.remember(secret.reveal().encode(), secret.subject_id, version)
 
     async def _prove_token(self, secret: Secret, refuted: set[bytes]) -> None:
         entry = self._holding.tables.tokens.get(secret.subject_id)

@@ -134,8 +134,12 @@ class Callers:
 
     async def _is_proved(self, secret: Secret, secrets: tuple[SecretEntry, ...], now_us: int) -> bool:
         match = matches(secrets, self._ring, secret.reveal(), now_us)
-        if match.version is not None or match.is_wrong:
-            return match.version is not None
+        if match.version is not None:
+            if match.pepper_id != self._ring.current_id:
+                await self._recognition.renew_digest(secret, match.version)
+            return True
+        if match.is_wrong:
+            return False
         return await self._recognition.prove(secret, match.undecided) is not None
 
     def _find_token(self, text: bytes, now_us: int, refuted: set[bytes] | None) -> Caller | Missing:

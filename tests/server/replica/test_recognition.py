@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from doorward.core.secret import SecretKind, find_secret, generate, new_id
+from doorward_server.credentials import pepper
 from doorward_server.replica.caches import Missing
 from doorward_server.storage import tokens
 from tests.support.database import put_account
@@ -26,7 +27,7 @@ async def recognized(replica: Parts, text: bytes) -> tuple[TokenEntry | None, li
         found = replica.recognition.tokens.find(text, replica.holding.latest_us(), refuted)
         if not isinstance(found, Missing):
             return found, brought
-        brought.append("bcrypt" if found.secret else found.kind)
+        brought.append(found.kind)
         assert len(brought) < 10
         await replica.recognition.fetch(found, refuted)
 
@@ -122,3 +123,22 @@ async def test_a_proof_is_no_verdict(database: Database, tmp_path: Path) -> None
         entry, _ = await recognized(replica, text)
         assert entry is not None
         assert entry[2] is True
+
+
+async def test_a_digest_under_a_former_key_is_written_anew(database: Database, tmp_path: Path) -> None:
+    await put_account(database, "acme")
+    key_file = tmp_path / "pepper.keys"
+    former = pepper.create(key_file)
+    secret = await issue(database, former, "acme")
+    pepper.activate(key_file, pepper.add(key_file))
+    async with running(database, tmp_path, without=("hasher",)) as replica:
+        await replica.usable()
+        assert replica.ring.current_id != former.current_id
+        text = secret.reveal().encode()
+        entry, brought = await recognized(replica, text)
+        assert entry is not None
+        assert brought == ["token", "digest"]
+        async with database.reading() as connection:
+            loaded = await tokens.load(connection, secret.subject_id)
+        assert loaded.token is not None
+        assert loaded.token.secrets[0][1:3] == replica.ring.digest(text)[::-1]

@@ -1,0 +1,90 @@
+"""A mutation belongs to the app, not to its caller (design section 7)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from doorward_server.errors import DeadlineExceeded, NotFound, Unavailable
+from doorward_server.failpoints import Failpoint
+from doorward_server.service.mutations import Mutations
+from doorward_server.storage import accounts, changes
+from tests.support.database import change_of, event_of
+from tests.support.replica import paused, running
+from tests.support.stepped import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from doorward_server.storage.changes import Committed, Decided, Transaction
+    from doorward_server.storage.pool import Database
+
+
+async def put(database: Database, account_id: str, *, fails: bool = False) -> Committed[str]:
+    async def decide(tx: Transaction) -> Decided[str]:
+        await accounts.upsert_account(tx, None, account_id, account_id, "team")
+        if fails:
+            raise NotFound("TOKEN_NOT_FOUND", "the test says so")
+        return changes.Decided(account_id, change_of(f"account:{account_id}"), event_of(f"account:{account_id}"))
+
+    return await changes.commit(database, decide)
+
+
+async def exists(database: Database, account_id: str) -> bool:
+    async with database.reading() as connection:
+        return await accounts.read(connection, account_id) is not None
+
+
+async def test_the_answer_comes_when_everyone_has_applied_it(database: Database, tmp_path: Path) -> None:
+    async with running(database, tmp_path) as replica:
+        await replica.usable()
+        done = await Mutations(replica.barrier, replica.tasks).run(lambda: put(database, "acme"), None)
+        assert done.value == "acme"
+        assert done.propagation is not None
+        assert done.propagation.replicas_confirmed == 1
+        assert replica.holding.applied >= done.propagation.revision.number
+
+
+async def test_a_caller_that_leaves_interrupts_nothing(database: Database, tmp_path: Path) -> None:
+    async with running(database, tmp_path) as replica:
+        await replica.usable()
+        mutations = Mutations(replica.barrier, replica.tasks)
+        with paused(Failpoint.MUTATION_BEFORE_COMMIT) as pause:
+            calling = asyncio.ensure_future(mutations.run(lambda: put(database, "acme"), None))
+            await pause.reached.wait()
+            calling.cancel()
+            await asyncio.wait({calling})
+            assert calling.cancelled()
+            pause.release()
+        await eventually(lambda: exists(database, "acme"))
+        await replica.applied(1)
+
+
+async def test_what_is_refused_is_raised_and_nothing_stays(database: Database, tmp_path: Path) -> None:
+    async with running(database, tmp_path) as replica:
+        await replica.usable()
+        with pytest.raises(NotFound):
+            await Mutations(replica.barrier, replica.tasks).run(lambda: put(database, "acme", fails=True), None)
+        assert not await exists(database, "acme")
+
+
+async def test_a_deadline_that_comes_first_leaves_the_change_standing(database: Database, tmp_path: Path) -> None:
+    async with running(database, tmp_path, without=("feed",)) as replica:
+        await replica.usable()
+        mutations = Mutations(replica.barrier, replica.tasks)
+        until_ns = replica.timing.now_ns() + 400_000_000
+        with pytest.raises(DeadlineExceeded):
+            await mutations.run(lambda: put(database, "acme"), until_ns)
+        assert await exists(database, "acme")
+
+
+async def test_while_shutting_down_nothing_new_begins(database: Database, tmp_path: Path) -> None:
+    async with running(database, tmp_path) as replica:
+        await replica.usable()
+        await replica.tasks.drain(1)
+        with pytest.raises(Unavailable) as refused:
+            await Mutations(replica.barrier, replica.tasks).run(lambda: put(database, "acme"), None)
+        assert refused.value.reason == "SHUTTING_DOWN"
+        assert not await exists(database, "acme")
