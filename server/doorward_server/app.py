@@ -61,7 +61,6 @@ from doorward_server.storage.line import Line
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from doorward.clock import Clock
     from doorward_server.api.methods import Method
     from doorward_server.credentials.pepper import PepperRing
     from doorward_server.storage.pool import Database
@@ -81,15 +80,15 @@ GC_THRESHOLDS: Final = (10_000, 20, 1_000)
 class _Replica:
     """The parts of one replica, wired. Nothing runs yet."""
 
-    def __init__(self, settings: Settings, database: Database, ring: PepperRing, clock: Clock, tasks: Tasks) -> None:
-        self.timing = Timing(clock)
+    def __init__(self, settings: Settings, database: Database, ring: PepperRing, timing: Timing, tasks: Tasks) -> None:
+        self.timing = timing
         tables = Tables(settings.token_cache)
         self.holding = Holding(self.timing, hold_ms=settings.hold_ms, tables=tables, proofs=settings.token_cache)
         self.lines = [Line(database) for _ in range(3)]
         self.keeper = LeaseKeeper(self.holding, self.lines[0], settings.listen)
         self.reporter = Reporter(self.holding, self.lines[1], self.keeper)
         self.feed = Feed(self.holding, self.lines[2], listen=settings.database_pooler == "session")
-        self.hasher = Hasher(clock)
+        self.hasher = Hasher(timing.clock)
         self.caches = Caches(self.holding, database, tasks)
         self.recognition = Recognition(self.holding, self.caches, database, ring, self.hasher)
         self.mutations = Mutations(Barrier(database, self.timing), tasks)
@@ -126,9 +125,10 @@ def _methods(settings: Settings, database: Database, ring: PepperRing, replica: 
 class App:
     """One server process, from start to stop."""
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, *, timing: Timing | None = None) -> None:
+        """`timing` is for tests, which put a clock of their own under everything."""
         self._settings = settings
-        self._clock = clock or SystemClock()
+        self._timing = timing or Timing(SystemClock())
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -163,7 +163,7 @@ class App:
                 await first_credentials(database, ring, settings.data_dir)
             async with asyncio.TaskGroup() as group:
                 tasks = Tasks(group)
-                replica = _Replica(settings, database, ring, self._clock, tasks)
+                replica = _Replica(settings, database, ring, self._timing, tasks)
                 await self._serve(
                     group, tasks, replica, _methods(settings, database, ring, replica), embedded, announce
                 )

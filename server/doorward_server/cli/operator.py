@@ -42,7 +42,11 @@ def group() -> None:
 def create(
     settings: Settings,
     role: Annotated[
-        Role, typer.Option(help="The least that does the job: caller, for a service that asks about tokens.")
+        Role,
+        typer.Option(
+            metavar="admin|auditor|caller",
+            help="The least that does the job: caller, for a service that asks about tokens.",
+        ),
     ],
     display_name: Annotated[str, typer.Option(metavar="TEXT", help="The operator's name for people.")],
     direct: Annotated[

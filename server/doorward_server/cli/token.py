@@ -120,7 +120,9 @@ def show(server: Server, token_id: TokenId) -> None:
 def list_(
     server: Server,
     account_id: OfAccount,
-    state: Annotated[State | None, typer.Option(help="Only tokens in this state.")] = None,
+    state: Annotated[
+        State | None, typer.Option(metavar="active|disabled|expired|revoked", help="Only tokens in this state.")
+    ] = None,
     limit: Limit = 100,
 ) -> None:
     """List the account's tokens, newest first; revoked ones too, unless --state says otherwise."""

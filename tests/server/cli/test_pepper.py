@@ -110,7 +110,7 @@ def test_list_shows_ids_and_fingerprints_and_no_key(own_directory: Path) -> None
 def test_a_missing_file_is_named(command: tuple[str, ...]) -> None:
     result = run("pepper", *command, *FILE)
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: keys: ")
+    assert "keys: does not exist" in result.stderr
 
 
 def test_a_file_that_others_may_read_is_refused(own_directory: Path) -> None:
@@ -209,5 +209,5 @@ def test_a_database_that_cannot_be_reached_keeps_the_key(own_directory: Path) ->
     url = f"postgresql:///doorward?host={own_directory}&user=hunter2"
     result = run("pepper", "retire", old, *FILE, "--database-url", url)
     assert result.exit_code == 2
-    assert "cannot be reached" in result.stderr
+    assert "Error: The database at " in result.stderr
     assert old in pepper.load(own_directory / "keys").key_ids
