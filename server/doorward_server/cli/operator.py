@@ -45,7 +45,7 @@ def create(
         Role,
         typer.Option(
             metavar="admin|auditor|caller",
-            help="The least that does the job: caller, for a service that asks about tokens.",
+            help="The least that does the job: caller, for a service that only asks.",
         ),
     ],
     display_name: Annotated[str, typer.Option(metavar="TEXT", help="The operator's name for people.")],

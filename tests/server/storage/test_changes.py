@@ -280,19 +280,23 @@ async def test_writers_that_name_the_same_rows_in_any_order_never_deadlock(
 async def test_what_is_read_under_the_lock_stays_so_until_the_commit(database: Database) -> None:
     await put_account(database, "acme")
     await issue_token(database, "T1", "acme")
-    revoked: list[bool] = []
+    deciding, revoked = [0], []
 
     async def decide(tx: Transaction) -> Decided[None]:
+        deciding.append(deciding[-1] + 1)
         token = await tokens.read(tx.connection, "T1")
         assert token is not None
+        for _ in range(10):
+            await tx.connection.fetchval("SELECT 1")  # lets the others in, if they can come in
+        deciding.append(deciding[-1] - 1)
         if token.revoke_time is not None:
             return Decided(None, None, event_of("token:T1"))
-        await tx.connection.fetchval("SELECT 1")  # lets another writer in between
         revoked.append(await tokens.revoke(tx, "T1", ""))
         return Decided(None, change_of("token:T1", "acme"), event_of("token:T1"))
 
     committed = await asyncio.gather(*(commit(database, decide, accounts=["acme"]) for _ in range(6)))
 
+    assert max(deciding) == 1
     assert revoked == [True]
     assert sorted(outcome.changed for outcome in committed) == [False] * 5 + [True]
     assert {outcome.revision.number for outcome in committed} == {3}, "the others say at which revision it holds"
