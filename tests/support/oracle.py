@@ -54,7 +54,8 @@ def _permissions_of_table(table: Mapping[str, Any]) -> set[str]:
 def permissions_in_set(document: Mapping[str, Any], name: str) -> set[str]:
     """What a set gives. Write includes read wherever the resource can be read; "*" is every resource."""
     given = set()
-    for permission in every_permission(document):
+    every = every_permission(document)
+    for permission in every:
         resource, action = permission.split(":")
         written = document["permission_sets"][name].get("write", [])
         read = document["permission_sets"][name].get("read", [])
@@ -62,7 +63,7 @@ def permissions_in_set(document: Mapping[str, Any], name: str) -> set[str]:
             given.add(permission)
         if action == "read" and (resource in read or "*" in read):
             given.add(permission)
-        can_be_written = f"{resource}:write" in every_permission(document)
+        can_be_written = f"{resource}:write" in every
         if action == "read" and can_be_written and (resource in written or "*" in written):
             given.add(permission)
     return given

@@ -1,7 +1,6 @@
 """Fixtures: one real PostgreSQL for the whole session, and databases in it that a test has to itself.
 
-    async def test_…(database_url: str): ...                       # a new, empty database
-    async with postgres_server.database() as url: ...              # the same, where a fixture is too coarse
+    async with postgres_server.database() as url: ...              # a new, empty database
     async with postgres_server.database(template=name) as url: ... # a copy of one that was prepared once
 
 The server is the product's own embedded one, in a temporary directory; only fsync is off, since no test here cuts power.
@@ -57,7 +56,7 @@ class PostgresServer:
     async def create_database(self, *, template: str = "template0") -> str:
         """Makes a database as a copy of `template`, to which nobody may be connected; its name."""
         name = f"test_{uuid4().hex}"
-        await self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY wal_log')
+        await self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
         return name
 
     async def drop_database(self, name: str) -> None:
@@ -95,10 +94,3 @@ def postgres_server() -> Iterator[PostgresServer]:
             yield PostgresServer(embedded)
         finally:
             runner.run(embedded.stop())
-
-
-@pytest.fixture
-async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """The URL of an empty database of this test's own."""
-    async with postgres_server.database() as url:
-        yield url

@@ -20,7 +20,7 @@ _PROOF_BYTES: Final = 32
 class Proofs:
     """At most `capacity` proofs; what is used stays longer. `key`, 16 to 64 bytes, is random unless given."""
 
-    __slots__ = ("_by_proof", "_by_subject", "_keyed")
+    __slots__ = ("_by_proof", "_by_subject", "_keyed", "_look_up", "_touch")
 
     def __init__(self, capacity: int, key: bytes | None = None) -> None:
         if key is not None and not 16 <= len(key) <= 64:
@@ -28,6 +28,7 @@ class Proofs:
         self._keyed = hashlib.blake2b(key=key or secrets.token_bytes(_KEY_BYTES), digest_size=_PROOF_BYTES)
         self._by_proof: SecondChanceMap[bytes, tuple[str, int]] = SecondChanceMap(capacity)
         self._by_subject: dict[str, tuple[bytes, ...]] = {}
+        self._look_up, self._touch = self._by_proof.look_up, self._by_proof.touch
 
     def __len__(self) -> int:
         return len(self._by_proof)
@@ -46,7 +47,10 @@ class Proofs:
 
     def find(self, proof: bytes) -> tuple[str, int] | None:
         """The public id and the secret's version that the text was proved to be, or None. Only reads."""
-        return self._by_proof.find(proof)
+        found = self._look_up(proof)
+        if found is not None:
+            self._touch(proof)
+        return found
 
     def remember(self, proof: bytes, subject_id: str, version: int) -> None:
         """Keeps a proof; when full, another one goes that was not used lately."""

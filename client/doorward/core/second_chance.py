@@ -19,7 +19,7 @@ _MOST_CHANCES: Final = 64
 class SecondChanceMap(Generic[K, V]):
     """At most `capacity` entries; no value may be None."""
 
-    __slots__ = ("_capacity", "_entries", "_touched")
+    __slots__ = ("_capacity", "_entries", "_touched", "look_up", "touch")
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
@@ -28,6 +28,10 @@ class SecondChanceMap(Generic[K, V]):
         # An OrderedDict, because the first key of a plain dict is found by walking over everything deleted before it.
         self._entries: OrderedDict[K, V] = OrderedDict()
         self._touched: set[K] = set()
+        # The two halves of `find`, for those that are asked at every check and spare a call: the value or None without
+        # a second chance, and the second chance, which only a key that was just looked up may be given.
+        self.look_up: Final = self._entries.get
+        self.touch: Final = self._touched.add
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -56,11 +56,11 @@ class Load:
 class FencedTable(Generic[V]):
     """At most `capacity` values and `unknown_capacity` unknown keys, and at most one load in flight for each key."""
 
-    __slots__ = ("_find_value", "_loads", "_unknown", "_values")
+    __slots__ = ("_loads", "_look_up", "_touch", "_unknown", "_values")
 
     def __init__(self, capacity: int, unknown_capacity: int) -> None:
         self._values: SecondChanceMap[str, V] = SecondChanceMap(capacity)
-        self._find_value = self._values.find
+        self._look_up, self._touch = self._values.look_up, self._values.touch
         self._unknown: SecondChanceMap[str, Unknown] = SecondChanceMap(unknown_capacity)
         self._loads: dict[str, Load] = {}
 
@@ -79,8 +79,11 @@ class FencedTable(Generic[V]):
 
     def get(self, key: str) -> V | Unknown | None:
         """The value, UNKNOWN if the database is known not to have it, or None: load it. Only reads."""
-        value = self._find_value(key)
-        return value if value is not None else self._unknown.find(key)
+        value = self._look_up(key)
+        if value is None:
+            return self._unknown.find(key)
+        self._touch(key)
+        return value
 
     def in_flight(self, key: str) -> Load | None:
         """The load in flight for this key, also a stale one, or None."""

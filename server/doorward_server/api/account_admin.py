@@ -51,7 +51,7 @@ class AccountAdmin:
             display_name=fields.text("display_name", request.display_name, longest=LONGEST_DISPLAY_NAME, required=True),
             plan=fields.name("plan", request.plan, example="enterprise"),
         )
-        fields.done()
+        await fields.done_with(lambda: self._accounts.further_violations(wanted))
         done = await self._accounts.put_account(request_of(call, validate_only=request.validate_only), wanted)
         return pb.PutAccountResponse(
             account=convert.account(done.value), propagation=convert.propagation(done.propagation)

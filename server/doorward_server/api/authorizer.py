@@ -23,7 +23,8 @@ from doorward.v1 import authorizer_pb2 as pb
 from doorward.v1 import types_pb2
 from doorward_server.api import convert
 from doorward_server.api.access import TABLE
-from doorward_server.api.checks import Checker, encode_batch, encode_check, items_of, note_violations
+from doorward_server.api.checks import Checker, encode_batch, item_of, items_of, note_violations
+from doorward_server.api.encoding import encode_check
 from doorward_server.api.errors import Status, status_of
 from doorward_server.api.fields import LONGEST_SECRET, Fields
 from doorward_server.api.methods import Method, Peer
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from doorward.core.catalog import Catalog
+    from doorward.core.history import Position
     from doorward.core.revision import Revision
     from doorward_server.api.checks import Item
     from doorward_server.api.wrapper import Binder
@@ -88,6 +90,7 @@ class AuthorizerApi:
         self._checker = Checker(authorizer)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._no_lease = status_of(no_lease())
+        self._shown: tuple[Position | None, str] | None = None
 
     def methods(self, binder: Binder) -> list[Method]:
         """Its part of the method table."""
@@ -102,35 +105,17 @@ class AuthorizerApi:
 
     def check_warm(self, request: bytes, credential: str | None) -> bytes | Status | None:
         """A Check for which everything is in memory; None: only the cold path can answer."""
-
-        def attempt(catalog: Catalog, now_us: int) -> bytes | None:
-            message = pb.CheckRequest.FromString(request)
-            if message.HasField("consistency"):
-                return None
-            decision = self._checker.one(_item_of(message), catalog, now_us, None)
-            return None if isinstance(decision, Missing) else encode_check(decision, str(self._holding.revision))
-
-        return self._warm(CHECK, credential, attempt)
+        return self._warm(CHECK, request, credential, self._check_from_memory)
 
     def batch_check_warm(self, request: bytes, credential: str | None) -> bytes | Status | None:
         """A small BatchCheck for which everything is in memory."""
-
-        def attempt(catalog: Catalog, now_us: int) -> bytes | None:
-            message = pb.BatchCheckRequest.FromString(request)
-            if message.HasField("consistency") or not 0 < len(message.items) <= CHUNK:
-                return None
-            if len(message.secret.encode()) > LONGEST_SECRET:
-                return None
-            results = self._checker.many(items_of(message), catalog, now_us, None, {})
-            return None if isinstance(results, AllMissing) else encode_batch(results, str(self._holding.revision))
-
-        return self._warm(BATCH_CHECK, credential, attempt)
+        return self._warm(BATCH_CHECK, request, credential, self._batch_from_memory)
 
     async def check(self, request: bytes, peer: Peer) -> bytes:
         """A Check, with whatever must be brought for it."""
         await self._admitted(CHECK, peer)
         message = parsed(pb.CheckRequest, request)
-        item, fields = _item_of(message), Fields()
+        item, fields = item_of(message), Fields()
         demand = _demand_of(message.consistency, fields)
         if not fields.are_right:
             catalog, _ = await self._under_lease(CHECK, peer, lambda catalog, _now_us, _refuted: catalog)
@@ -209,20 +194,21 @@ class AuthorizerApi:
         return response.SerializeToString()
 
     def _warm(
-        self, path: str, credential: str | None, attempt: Callable[[Catalog, int], bytes | None]
+        self, path: str, request: bytes, credential: str | None, attempt: Callable[[bytes, Catalog, int], bytes | None]
     ) -> bytes | Status | None:
         holding = self._holding
         end_ns = holding.capture()
         if end_ns is None:
             return self._no_lease
         position, now_us = holding.history.applied, holding.latest_us()
+        answer: bytes | Status | None
         try:
             caller = self._callers.find(credential, now_us, None)
             if isinstance(caller, Missing):
                 return None
             require_admitted(path, TABLE[path], caller)
             catalog = self._authorizer.find_catalog()
-            answer: bytes | Status | None = None if isinstance(catalog, Missing) else attempt(catalog, now_us)
+            answer = None if isinstance(catalog, Missing) else attempt(request, catalog, now_us)
         except DecodeError:
             return None
         except Refused as refused:
@@ -231,6 +217,30 @@ class AuthorizerApi:
         if holding.history.applied is not position or not holding.still_good(end_ns):
             return None
         return answer
+
+    def _check_from_memory(self, request: bytes, catalog: Catalog, now_us: int) -> bytes | None:
+        message = pb.CheckRequest.FromString(request)
+        if message.HasField("consistency"):
+            return None
+        decision = self._checker.one(item_of(message), catalog, now_us, None)
+        return None if isinstance(decision, Missing) else encode_check(decision, self._revision_text())
+
+    def _batch_from_memory(self, request: bytes, catalog: Catalog, now_us: int) -> bytes | None:
+        message = pb.BatchCheckRequest.FromString(request)
+        if message.HasField("consistency") or not 0 < len(message.items) <= CHUNK:
+            return None
+        if len(message.secret.encode()) > LONGEST_SECRET:
+            return None
+        results = self._checker.many(items_of(message), catalog, now_us, None, {})
+        return None if isinstance(results, AllMissing) else encode_batch(results, self._revision_text())
+
+    def _revision_text(self) -> str:
+        """The applied position as answers carry it, made once for each position."""
+        position = self._holding.history.applied
+        shown = self._shown
+        if shown is None or shown[0] is not position:
+            shown = self._shown = (position, str(self._holding.revision))
+        return shown[1]
 
     async def _admitted(self, path: str, peer: Peer) -> None:
         """Lets nobody past who may not ask, before anything of the request is looked at."""
@@ -314,16 +324,6 @@ class AuthorizerApi:
             expire_time=convert.timestamp_of_us(token[TOKEN_EXPIRE_US]),
             secret_expire_time=convert.timestamp_of_us(None if live is None else live[3]),
         )
-
-
-def _item_of(message: pb.CheckRequest) -> Item:
-    which = message.WhichOneof("resource")
-    return (
-        message.secret,
-        message.permission,
-        which,
-        message.project_id if which == "project_id" else message.account_id,
-    )
 
 
 def _demand_of(consistency: types_pb2.Consistency, fields: Fields) -> Demand:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from doorward.core.catalog import Catalog, Level, Permission
 from doorward.core.matrix import DenyReason
 from doorward.v1 import authorizer_pb2 as pb
-from doorward.v1 import types_pb2
+from doorward_server.api.encoding import delimited, encode_result
 from doorward_server.api.errors import rpc_status_of
 from doorward_server.api.fields import LONGEST_SECRET, Fields
 from doorward_server.errors import InvalidArgument
@@ -22,28 +22,31 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from doorward_server.errors import Refused
-    from doorward_server.service.authorize import Authorizer, Decision
+    from doorward_server.service.authorize import Authorizer, Decision, Holder
 
-__all__ = ["Checker", "Item", "encode_batch", "encode_check", "items_of", "note_violations"]
+__all__ = ["Checker", "Item", "encode_batch", "item_of", "items_of", "note_violations"]
 
 # secret, permission, which resource, its id; a tuple because a batch makes a thousand of them.
 Item = tuple[str, str, str | None, str]
 
-# Field 1 of BatchCheckResponse, length-delimited (protobuf's wire format).
-_RESULT_TAG: Final = b"\x0a"
-# Distinct results remembered in encoded form: a batch asks much about few tokens.
-_MAX_ENCODED: Final = 4096
+# Module names, because a member looked up on its enum costs as much as the rest of a line.
+_ACCOUNT_LEVEL: Final = Level.ACCOUNT
+_ALLOWED: Final = DenyReason.ALLOWED
+_UNPLACED: Final = (DenyReason.RESOURCE_NOT_IN_ACCOUNT, DenyReason.TOKEN_UNRECOGNIZED)
+
+
+def item_of(request: pb.CheckRequest | pb.BatchCheckItem, common: str = "") -> Item:
+    """What is asked, with the secret that counts for it."""
+    project_id = request.project_id
+    # Only one of the oneof can be other than empty; which of two empty ones was set, protobuf is asked.
+    which = "project_id" if project_id else request.WhichOneof("resource")
+    return (request.secret or common, request.permission, which, project_id or request.account_id)
 
 
 def items_of(request: pb.BatchCheckRequest) -> list[Item]:
     """The items of a batch, each with the secret that counts for it."""
     common = request.secret
-    items: list[Item] = []
-    for item in request.items:
-        which = item.WhichOneof("resource")
-        resource_id = item.project_id if which == "project_id" else item.account_id
-        items.append((item.secret or common, item.permission, which, resource_id))
-    return items
+    return [item_of(item, common) for item in request.items]
 
 
 class Checker:
@@ -51,33 +54,43 @@ class Checker:
 
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
-        self._encoded: dict[tuple[DenyReason, str, str], bytes] = {}
 
-    def one(self, item: Item, catalog: Catalog, now_us: int, refuted: set[bytes] | None) -> Decision | Missing:
+    def one(
+        self,
+        item: Item,
+        catalog: Catalog,
+        now_us: int,
+        refuted: set[bytes] | None,
+        holders: dict[str, Holder | Missing | None] | None = None,
+    ) -> Decision | Missing:
         """The decision of one item, or what is missing for it.
+
+        `holders` has whose secrets the texts are that were seen in the same step, for items that share one.
 
         Raises:
             InvalidArgument: INVALID_FIELDS, with every violation.
         """
         secret, name, which, resource_id = item
         permission = catalog.permissions.get(name)
-        text = secret.encode()
-        if permission is None or which is None or not 0 < len(text) <= LONGEST_SECRET:
+        if permission is None or which is None:
             raise _violations(item, catalog)
-        is_account = permission.level is Level.ACCOUNT
+        is_account = permission.level is _ACCOUNT_LEVEL
         if is_account is not (which == "account_id"):
             raise _violations(item, catalog)
-        decision = self._authorizer.check(
-            text,
-            permission,
-            resource_id if is_account else None,
-            None if is_account else resource_id,
-            catalog=catalog,
-            now_us=now_us,
-            refuted=refuted,
+        if holders is None or secret not in holders:
+            text = secret.encode()
+            if not 0 < len(text) <= LONGEST_SECRET:
+                raise _violations(item, catalog)
+            holder = self._authorizer.find_holder(text, catalog, now_us, refuted)
+            if holders is not None:
+                holders[secret] = holder
+        else:
+            holder = holders[secret]
+        decision = self._authorizer.decide(
+            holder, permission, resource_id if is_account else None, None if is_account else resource_id, now_us
         )
         # What is the token's own has an id of the right form; the form of any other is looked at only here.
-        if type(decision) is Missing or decision[0] in _UNPLACED:
+        if type(decision) is Missing or (decision[0] is not _ALLOWED and decision[0] in _UNPLACED):
             _require_form(item, catalog)
         return decision
 
@@ -92,10 +105,11 @@ class Checker:
         """The encoded results of some items, in order, or all that is missing for them."""
         results: list[bytes] = []
         missing = AllMissing(failed)
-        encoded, one = self._encoded, self.one
+        holders: dict[str, Holder | Missing | None] = {}
+        one = self.one
         for item in items:
             try:
-                decision = one(item, catalog, now_us, refuted)
+                decision = one(item, catalog, now_us, refuted, holders)
             except InvalidArgument as refused:
                 results.append(_encode_error(refused))
                 continue
@@ -106,34 +120,8 @@ class Checker:
                 else:
                     results.append(_encode_error(known))
                 continue
-            result = encoded.get(decision)
-            results.append(self._encode(decision) if result is None else result)
+            results.append(encode_result(decision))
         return missing or results
-
-    def _encode(self, decision: Decision) -> bytes:
-        if len(self._encoded) >= _MAX_ENCODED:
-            self._encoded.clear()
-        reason, token_id, account_id = decision
-        result = pb.BatchCheckResult(
-            allowed=reason is DenyReason.ALLOWED, reason=_number(reason), token_id=token_id, account_id=account_id
-        )
-        encoded = self._encoded[decision] = _delimited(result.SerializeToString())
-        return encoded
-
-
-_UNPLACED: Final = frozenset({DenyReason.RESOURCE_NOT_IN_ACCOUNT, DenyReason.TOKEN_UNRECOGNIZED})
-
-
-def encode_check(decision: Decision, revision: str) -> bytes:
-    """The response to a Check."""
-    reason, token_id, account_id = decision
-    return pb.CheckResponse(
-        allowed=reason is DenyReason.ALLOWED,
-        reason=_number(reason),
-        token_id=token_id,
-        account_id=account_id,
-        revision=revision,
-    ).SerializeToString()
 
 
 def encode_batch(results: Sequence[bytes], revision: str) -> bytes:
@@ -141,21 +129,8 @@ def encode_batch(results: Sequence[bytes], revision: str) -> bytes:
     return b"".join(results) + pb.BatchCheckResponse(revision=revision).SerializeToString()
 
 
-def _number(reason: DenyReason) -> types_pb2.DenyReason.ValueType:
-    return int(reason)  # type: ignore[return-value]  # the same numbers; a conversion would cost a third of the check
-
-
-def _delimited(body: bytes) -> bytes:
-    length, prefix = len(body), bytearray(_RESULT_TAG)
-    while length > 0x7F:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return bytes(prefix) + body
-
-
 def _encode_error(refused: Refused) -> bytes:
-    return _delimited(pb.BatchCheckResult(error=rpc_status_of(refused)).SerializeToString())
+    return delimited(pb.BatchCheckResult(error=rpc_status_of(refused)).SerializeToString())
 
 
 def _require_form(item: Item, catalog: Catalog) -> None:

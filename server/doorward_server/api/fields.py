@@ -17,7 +17,7 @@ from doorward_server.errors import InvalidArgument, Violation
 from doorward_server.model import Grant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from google.protobuf import duration_pb2, timestamp_pb2
 
@@ -71,8 +71,18 @@ class Fields:
         if self._violations:
             raise InvalidArgument.of(tuple(self._violations))
 
+    async def done_with(self, further: Callable[[], Awaitable[Sequence[Violation]]]) -> None:
+        """Like `done`, but a refusal also names what `further()` finds: what only the catalog or the account can tell.
+
+        Of a field that is wrong already nothing more is said. Raises what `further` raises, too.
+        """
+        if self._violations:
+            told = {violation.field for violation in self._violations}
+            self._violations += [violation for violation in await further() if violation.field not in told]
+        self.done()
+
     def identifier(self, field: str, value: str) -> str:
-        """An id: 1 to 64 of A-Z a-z 0-9 _ -."""
+        """An id: 1 to 64 of A-Z a-z 0-9 _ -. Empty when it is wrong, so that nobody looks it up."""
         if not value:
             self.wrong(field, "is required: 1 to 64 of the characters A-Z a-z 0-9 _ -", "FIELD_REQUIRED")
         elif not _ID.fullmatch(value):
@@ -80,10 +90,11 @@ class Fields:
             self.wrong(field, "must be 1 to 64 of the characters A-Z a-z 0-9 _ -", reason)
         elif contains_secret(value):
             # A secret has the form of an id: repeated in an error or kept as a name, it would stand there in the clear.
-            self.wrong(
-                field, "is a secret; a token or an operator is named by its public id alone", "FIELD_CONTAINS_SECRET"
-            )
-        return value
+            text = "is a secret; a token or an operator is named by its public id alone"
+            self.wrong(field, text, "FIELD_CONTAINS_SECRET")
+        else:
+            return value
+        return ""
 
     @staticmethod
     def fits_identifier(value: str) -> bool:
@@ -105,7 +116,7 @@ class Fields:
             return None
         if value not in {member.value for member in kind}:
             known = ", ".join(name for name in names if not name.endswith("_UNSPECIFIED"))
-            self.wrong(field, f"has the unknown value {value}; it may be {known}", "FIELD_MALFORMED")
+            self.wrong(field, f"has the unknown value {value}; it may be {known}", "FIELD_OUT_OF_RANGE")
             return None
         return kind(value)
 
@@ -226,10 +237,11 @@ class Fields:
             self.wrong(f"{place}.project_ids", text, "TOO_MANY_ITEMS")
             return Grant(value.permission_set, None)
         seen: dict[str, int] = {}
+        identifiers: list[str] = []
         for index, project_id in enumerate(project_ids):
-            self.identifier(f"{place}.project_ids[{index}]", project_id)
+            identifiers.append(self.identifier(f"{place}.project_ids[{index}]", project_id))
             if project_id in seen:
                 text = f"{project_id!r} stands in project_ids[{seen[project_id]}] already"
                 self.wrong(f"{place}.project_ids[{index}]", text, "FIELD_DUPLICATE")
             seen.setdefault(project_id, index)
-        return Grant(value.permission_set, None if value.all_projects else tuple(project_ids))
+        return Grant(value.permission_set, None if value.all_projects else tuple(identifiers))

@@ -82,7 +82,9 @@ class TokenAdmin:
         """Issues a token and shows its secret, once."""
         if request.request_id:
             raise _later("request_id")
-        wanted = self._wanted(request)
+        fields = Fields()
+        wanted = self._wanted(request, fields)
+        await fields.done_with(lambda: self._issue.further_violations(wanted))
         done = await self._issue.issue_token(request_of(call, validate_only=request.validate_only), wanted)
         token = _one(await self._tokens.show(done.value.token))
         if request.validate_only:
@@ -155,13 +157,13 @@ class TokenAdmin:
         propagation = await self._propagation.await_propagation(revision, call.peer.until_ns)
         return pb.AwaitPropagationResponse(propagation=convert.propagation(propagation))
 
-    def _wanted(self, request: pb.IssueTokenRequest) -> IssueToken:
-        fields, settings = Fields(), self._settings
+    def _wanted(self, request: pb.IssueTokenRequest, fields: Fields) -> IssueToken:
+        settings = self._settings
         expiry = request.WhichOneof("expiry")
         expire_time, ttl = fields.expiry(
             request.expire_time if expiry == "expire_time" else None, request.ttl if expiry == "ttl" else None
         )
-        wanted = IssueToken(
+        return IssueToken(
             account_id=fields.identifier("account_id", request.account_id),
             display_name=fields.text("display_name", request.display_name, longest=LONGEST_DISPLAY_NAME, required=True),
             description=fields.text("description", request.description, longest=LONGEST_DESCRIPTION),
@@ -173,8 +175,6 @@ class TokenAdmin:
             ttl=ttl,
             allow_self_rotation=request.allow_self_rotation,
         )
-        fields.done()
-        return wanted
 
 
 def _later(field: str) -> Unimplemented:

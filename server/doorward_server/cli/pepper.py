@@ -95,8 +95,8 @@ def _forget(settings: Settings, key_id: str) -> None:
     dependents = forget_pepper_key(settings, key_id)
     if dependents.any:
         fail(
-            f"the key {key_id} is needed: digests of {dependents.token_secrets} secrets of tokens and of "
-            f"{dependents.operators} operators depend on it. Rotate or revoke these, then repeat the command"
+            f"the key {key_id} is needed: digests under it belong to secrets that may still be presented (of tokens: "
+            f"{dependents.token_secrets}, of operators: {dependents.operators}). Rotate or revoke these, then repeat it"
         )
 
 

@@ -109,6 +109,12 @@ class Accounts:
 
         return await self._run(request, wanted.account_id, decide, stamped=_at_revision)
 
+    async def further_violations(self, wanted: PutAccount) -> list[Violation]:
+        """What else is wrong with a request whose shape is wrong already: read without locks, so that one answer tells all."""
+        async with self._database.reading() as connection:
+            catalog = await self._catalogs.now(connection)
+        return [] if catalog.find_plan(wanted.plan) else [_unknown_plan(wanted.plan, catalog)]
+
     async def put_project(self, request: Request, wanted: PutProject) -> Done[Project]:
         """Creates the project, or changes its name; a repeat changes nothing and waits again."""
 

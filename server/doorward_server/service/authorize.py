@@ -8,7 +8,7 @@ The warm path is one try. The cold path captures the lease first, brings what is
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 from doorward.core.catalog import Catalog, Level, Permission
 from doorward.core.entries import ACCOUNT_PLAN, TOKEN_ACCOUNT_ID, TOKEN_COMPILED, TOKEN_ID, AccountEntry, TokenEntry
@@ -29,6 +29,8 @@ __all__ = ["AllMissing", "Authorizer", "Decision", "Holder", "no_lease"]
 
 T = TypeVar("T")
 
+# Module names, because a member looked up on its enum costs as much as the rest of a line.
+_PROJECT_LEVEL: Final = Level.PROJECT
 # A try that still misses something after so many loads runs against a storm of changes to the same things.
 MAX_TRIES: Final = 64
 # One batch must not take every connection of the pool.
@@ -43,11 +45,8 @@ class Decision(NamedTuple):
     account_id: str
 
 
-class Holder(NamedTuple):
-    """A recognized token, with its account, compiled under the catalog that is in force."""
-
-    token: TokenEntry
-    account: AccountEntry
+# A recognized token, compiled under the catalog that is in force, and its account; a plain pair is made at once.
+Holder: TypeAlias = tuple[TokenEntry, AccountEntry]
 
 
 class AllMissing(list[Missing]):
@@ -102,15 +101,24 @@ class Authorizer:
             if compiled is None or compiled is UNKNOWN:
                 return Missing("token", token[TOKEN_ID])
             token = compiled
-        return Holder(token, account)
+        return token, account
 
     def decide(
-        self, holder: Holder, permission: Permission, account_id: str | None, project_id: str | None, now_us: int
+        self,
+        holder: Holder | Missing | None,
+        permission: Permission,
+        account_id: str | None,
+        project_id: str | None,
+        now_us: int,
     ) -> Decision | Missing:
-        """The decision for a recognized token, or the project that must be looked up first."""
+        """The decision for what `find_holder` found, or what must be looked up first: that, or the project."""
+        if holder is None:
+            return UNRECOGNIZED
+        if isinstance(holder, Missing):
+            return holder
         token, account = holder
         project_account_id: str | None = None
-        if permission.level is Level.PROJECT and project_id is not None:
+        if permission.level is _PROJECT_LEVEL and project_id is not None:
             owner = self._tables.projects.get(project_id)
             if owner is None:
                 return Missing("project", project_id)
@@ -124,7 +132,8 @@ class Authorizer:
             project_account_id=project_account_id,
             now_us=now_us,
         )
-        return Decision(reason, token[TOKEN_ID], token[TOKEN_ACCOUNT_ID])
+        # What Decision(…) does, in half the time.
+        return tuple.__new__(Decision, (reason, token[TOKEN_ID], token[TOKEN_ACCOUNT_ID]))
 
     def check(
         self,
@@ -139,10 +148,6 @@ class Authorizer:
     ) -> Decision | Missing:
         """One check, from memory: recognize, then decide."""
         holder = self.find_holder(secret, catalog, now_us, refuted)
-        if holder is None:
-            return UNRECOGNIZED
-        if isinstance(holder, Missing):
-            return holder
         return self.decide(holder, permission, account_id, project_id, now_us)
 
     def find_project_account(self, project_id: str) -> str | Missing | None:

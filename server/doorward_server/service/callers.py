@@ -53,8 +53,8 @@ def bearer_text(credential: str | None) -> str:
         raise Unauthenticated(
             "CREDENTIAL_MISSING", "a credential is needed, in the metadata: authorization: Bearer <credential>"
         )
-    text = credential[len(SCHEME) :].strip(" ")
-    if credential[: len(SCHEME)].lower() != SCHEME or not text or len(text) > LONGEST_CREDENTIAL or not text.isascii():
+    scheme, text = credential[: len(SCHEME)], credential[len(SCHEME) :].strip(" ")
+    if scheme.lower() != SCHEME or not text or len(text) > LONGEST_CREDENTIAL or not text.isascii():
         raise _malformed()
     return text
 

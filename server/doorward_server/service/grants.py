@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from doorward.core.catalog import Catalog, PermissionSet
 
-__all__ = ["named_projects", "settled_grants"]
+__all__ = ["grant_violations", "named_projects", "settled_grants"]
 
 
 class _Problem(NamedTuple):
@@ -31,16 +31,39 @@ def named_projects(grants: Sequence[Grant]) -> set[str]:
 
 
 def settled_grants(
-    grants: Sequence[Grant], account: Account, catalog: Catalog, own_projects: Collection[str]
+    grants: Sequence[Grant],
+    account: Account,
+    catalog: Catalog,
+    own_projects: Collection[str],
+    also_wrong: Sequence[Violation] = (),
 ) -> tuple[Grant, ...]:
     """The grants with their sets by name instead of alias, sorted as every read answers them, if the account may have them.
 
     Raises:
-        InvalidArgument: INVALID_FIELDS with every violation.
+        InvalidArgument: INVALID_FIELDS with every violation, and what the caller found `also_wrong`.
         FailedPrecondition: PERMISSION_SET_NOT_IN_PLAN, if that is all that is wrong.
     """
-    problems: list[_Problem] = []
+    _refuse(_problems(grants, account, catalog, own_projects), account, also_wrong)
     settled: list[Grant] = []
+    for grant in grants:
+        permission_set = catalog.find_permission_set(grant.permission_set)
+        if permission_set is not None:
+            project_ids = None if grant.project_ids is None else tuple(sorted(grant.project_ids))
+            settled.append(Grant(permission_set.name, project_ids))
+    return tuple(sorted(settled, key=lambda grant: grant.permission_set))
+
+
+def grant_violations(
+    grants: Sequence[Grant], account: Account, catalog: Catalog, own_projects: Collection[str]
+) -> list[Violation]:
+    """What `settled_grants` would refuse, for a request that is refused for its shape already."""
+    return [problem.violation for problem in _problems(grants, account, catalog, own_projects)]
+
+
+def _problems(
+    grants: Sequence[Grant], account: Account, catalog: Catalog, own_projects: Collection[str]
+) -> list[_Problem]:
+    problems: list[_Problem] = []
     seen: dict[str, int] = {}
     for index, grant in enumerate(grants):
         permission_set = catalog.find_permission_set(grant.permission_set)
@@ -52,17 +75,14 @@ def settled_grants(
         if permission_set.name in seen:
             problems.append(_duplicate(index, permission_set.name, seen[permission_set.name]))
         seen.setdefault(permission_set.name, index)
-        project_ids = None if grant.project_ids is None else tuple(sorted(grant.project_ids))
-        settled.append(Grant(permission_set.name, project_ids))
-    _refuse(problems, account)
-    return tuple(sorted(settled, key=lambda grant: grant.permission_set))
+    return problems
 
 
-def _refuse(problems: list[_Problem], account: Account) -> None:
-    if not problems:
+def _refuse(problems: Sequence[_Problem], account: Account, also_wrong: Sequence[Violation]) -> None:
+    violations = (*(problem.violation for problem in problems), *also_wrong)
+    if not violations:
         return
-    violations = tuple(problem.violation for problem in problems)
-    if all(problem.uncovered for problem in problems):
+    if not also_wrong and all(problem.uncovered for problem in problems):
         raise FailedPrecondition(
             "PERMISSION_SET_NOT_IN_PLAN",
             f"{violations[0].field}: {violations[0].description}",

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from doorward.core.secret import Secret, SecretKind, generate, new_id
-from doorward_server.errors import Exhausted, FailedPrecondition, InvalidArgument, Violation
+from doorward_server.errors import Exhausted, FailedPrecondition, Violation
 from doorward_server.model import Account, AccountState, Change, Grant, StoredSecret, Token
 from doorward_server.service.accounts import live_account
-from doorward_server.service.grants import named_projects, settled_grants
+from doorward_server.service.grants import grant_violations, named_projects, settled_grants
 from doorward_server.service.mutations import Done
+from doorward_server.service.tokens import database_now
 from doorward_server.storage import accounts, tokens
 from doorward_server.storage.changes import Decided, Transaction, commit
 
@@ -88,6 +89,17 @@ class Issue:
         done = await self._mutations.run(lambda: self._commit(request, wanted, token_id, stored), request.until_ns)
         return _with_secret(done, secret)
 
+    async def further_violations(self, wanted: IssueToken) -> list[Violation]:
+        """What else is wrong with a request whose shape is wrong already: read without locks, so that one answer tells all."""
+        async with self._database.reading() as connection:
+            account = await accounts.read(connection, wanted.account_id)
+            if account is None:
+                return []
+            catalog = await self._catalogs.now(connection)
+            own = await accounts.find_projects(connection, wanted.account_id, sorted(named_projects(wanted.grants)))
+            now = await database_now(connection)
+        return grant_violations(wanted.grants, account, catalog, own) + _expiry_violations(wanted, now)
+
     async def _stored(self, secret: Secret) -> StoredSecret:
         bcrypt_hash = await self._hasher.hash(secret)
         pepper_id, digest = self._ring.digest(secret.reveal())
@@ -104,7 +116,8 @@ class Issue:
             own = await accounts.find_projects(
                 transaction.connection, wanted.account_id, sorted(named_projects(wanted.grants))
             )
-            grants = settled_grants(wanted.grants, account, catalog, own)
+            too_late = _expiry_violations(wanted, transaction.now)
+            grants = settled_grants(wanted.grants, account, catalog, own, too_late)
             token = _new_token(request, wanted, token_id, grants, transaction.now)
             await tokens.insert(transaction, token, stored, issued_to=request.caller.actor)
             subject = f"token:{token_id}"
@@ -153,16 +166,14 @@ def described(token: Token) -> dict[str, Json]:
     }
 
 
-def _described_grant(grant: Grant) -> dict[str, Json]:
-    project_ids: list[Json] | None = None if grant.project_ids is None else list(grant.project_ids)
-    return {"permission_set": grant.permission_set, "project_ids": project_ids}
+def _expiry_violations(wanted: IssueToken, now: datetime) -> list[Violation]:
+    if wanted.expire_time is None or wanted.expire_time > now:
+        return []
+    text = f"must be later than now, {now.isoformat()} at the database"
+    return [Violation("expire_time", text, "FIELD_OUT_OF_RANGE")]
 
 
 def _new_token(request: Request, wanted: IssueToken, token_id: str, grants: tuple[Grant, ...], now: datetime) -> Token:
-    expire_time = wanted.expire_time if wanted.ttl is None else now + wanted.ttl
-    if expire_time is not None and expire_time <= now:
-        text = f"must be later than now, {now.isoformat()} at the database"
-        raise InvalidArgument.of((Violation("expire_time", text, "FIELD_OUT_OF_RANGE"),))
     return Token(
         token_id=token_id,
         account_id=wanted.account_id,
@@ -174,7 +185,7 @@ def _new_token(request: Request, wanted: IssueToken, token_id: str, grants: tupl
         disabled=False,
         create_time=now,
         update_time=now,
-        expire_time=expire_time,
+        expire_time=wanted.expire_time if wanted.ttl is None else now + wanted.ttl,
         revoke_time=None,
         revoke_reason="",
         created_by=request.caller.actor,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from doorward_server.storage.connect import Connection
     from doorward_server.storage.pool import Database
 
-__all__ = ["Shown", "Tokens"]
+__all__ = ["Shown", "Tokens", "database_now"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -60,7 +60,7 @@ class Tokens:
             NotFound: ACCOUNT_NOT_FOUND.
         """
         async with self._database.reading() as connection:
-            now = await _now(connection)
+            now = await database_now(connection)
             found = await tokens.list_page(connection, account_id, state, page, now)
             return await self._shown(connection, account_id, found)
 
@@ -82,9 +82,10 @@ class Tokens:
         account = await accounts.read(connection, account_id)
         if account is None:
             raise account_not_found(account_id)
-        return Shown(found, await self._catalogs.now(connection), account.plan, await _now(connection))
+        return Shown(found, await self._catalogs.now(connection), account.plan, await database_now(connection))
 
 
-async def _now(connection: Connection) -> datetime:
+async def database_now(connection: Connection) -> datetime:
+    """The database's time."""
     end = await changes.read_end(connection)
     return _EPOCH + timedelta(microseconds=end.database_us)

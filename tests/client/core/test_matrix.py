@@ -24,6 +24,7 @@ from doorward.core.matrix import (
     is_current,
     token_entry,
 )
+from doorward.v1 import types_pb2
 from tests.support import oracle, strategies
 from tests.support.oracle import NaiveGrant, NaiveToken, World
 from tests.support.strategies import ACCOUNTS, NOW_US, PROJECTS
@@ -295,6 +296,18 @@ def test_a_check_that_names_no_fitting_resource_is_never_allowed(permission: str
     reason = decide(token, ACTIVE, known, account_id=None, project_id=None, project_account_id="acme", now_us=NOW_US)
 
     assert reason is DenyReason.RESOURCE_NOT_IN_ACCOUNT
+
+
+# ---- the contract
+
+
+def test_reasons_and_states_have_the_numbers_of_the_contract() -> None:
+    reasons = {f"DENY_REASON_{reason.name}": int(reason) for reason in DenyReason}
+    reasons["DENY_REASON_UNSPECIFIED"] = reasons.pop("DENY_REASON_ALLOWED")
+
+    assert reasons == dict(types_pb2.DenyReason.items())
+    states = {f"ACCOUNT_STATE_{state.name}": int(state) for state in AccountState}
+    assert {"ACCOUNT_STATE_UNSPECIFIED": 0, **states} == dict(types_pb2.AccountState.items())
 
 
 # ---- compiling

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
 from concurrent import futures
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from doorward.core.secret import Secret, SecretKind, generate, new_id
@@ -37,6 +40,17 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """What a command that works without a server does to this process's logs is undone."""
+    root = logging.getLogger()
+    handlers, level, configuration = root.handlers[:], root.level, structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**configuration)
+
+
 @pytest.fixture
 def credential() -> Secret:
     """An operator's credential that no server knows."""
@@ -53,6 +67,7 @@ class PlayedServer(grpc.GenericRpcHandler):
     """Answers each path as it is told to; `asked` has path, request and authorization of every call."""
 
     address: str = ""
+    unix_address: str = ""
     answers: dict[str, Callable[[bytes, grpc.ServicerContext], Message]] = field(default_factory=dict)
     asked: list[tuple[str, bytes, str]] = field(default_factory=list)
 
@@ -81,8 +96,11 @@ def played(credential: Secret, monkeypatch: pytest.MonkeyPatch) -> Iterator[Play
     server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[made])
     made.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     monkeypatch.setenv("DOORWARD_TOKEN", credential.reveal())
-    server.start()
-    try:
-        yield made
-    finally:
-        server.stop(None).wait()
+    with tempfile.TemporaryDirectory(prefix="doorward-") as directory:  # a socket's path has room for 107 bytes
+        made.unix_address = f"unix:{directory}/socket"
+        server.add_insecure_port(made.unix_address)
+        server.start()
+        try:
+            yield made
+        finally:
+            server.stop(None).wait()

@@ -138,6 +138,12 @@ def test_an_answer_that_does_not_come_ends_with_the_timeout(played: PlayedServer
     assert "--timeout" in result.stderr
 
 
+def test_a_unix_socket_is_an_address_too(played: PlayedServer) -> None:
+    many_accounts(1, played)
+    result = run("account", "list", "--address", played.unix_address)
+    assert result.exit_code == 0, result.stderr
+
+
 def test_where_nobody_listens_the_address_is_named(own_directory: Path, credential: Secret) -> None:
     result = run("account", "list", "--address", f"unix:{own_directory}/nobody", DOORWARD_TOKEN=credential.reveal())
     assert result.exit_code == 2

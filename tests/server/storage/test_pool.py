@@ -161,6 +161,23 @@ def test_an_unfit_server_is_refused(changed: dict[str, Any], says: str) -> None:
         connector._check(found | changed)
 
 
+@pytest.mark.parametrize(
+    ("synchronous_commit", "standbys", "fit"),
+    [
+        ("on", "ANY 1 (a, b)", True),
+        ("remote_apply", "a", True),
+        ("on", "", False),
+        ("local", "a", False),
+        ("remote_write", "a", False),
+    ],
+)
+def test_several_hosts_need_a_commit_that_is_on_two_disks(synchronous_commit: str, standbys: str, fit: bool) -> None:
+    found = {"version": 180000, "synchronous_commit": synchronous_commit, "standbys": standbys, "encoding": "UTF8"}
+    connector = Database("postgresql://db1,db2/x", hold_ms=5000).connector
+    with contextlib.nullcontext() if fit else pytest.raises(DatabaseUnusable, match="several hosts"):
+        connector._check(found)
+
+
 async def test_a_wait_for_a_connection_is_bounded(database_url: str) -> None:
     async with opened(database_url, hold_ms=1000, pool_size=1) as database:
         async with database.reading() as connection:

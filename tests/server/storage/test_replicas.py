@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from doorward_server import failpoints
+from doorward_server.failpoints import Failpoint
 from doorward_server.storage import changes, replicas
 from doorward_server.storage.failures import StatementRefused
 from doorward_server.storage.line import Line
@@ -52,6 +55,31 @@ async def test_a_registration_has_applied_what_it_read(database: Database) -> No
         "[::1]:1",
     )
     assert row.renewed_time == row.started_time or row.renewed_time > row.started_time
+
+
+async def test_a_registration_that_commits_after_a_change_does_not_claim_it(database: Database) -> None:
+    reached, thaw = asyncio.Event(), asyncio.Event()
+
+    async def pause() -> None:
+        reached.set()
+        await thaw.wait()
+
+    failpoints.arm(Failpoint.REGISTER_BEFORE_COMMIT, pause)
+    try:
+        registering = asyncio.create_task(registered(database))
+        await reached.wait()
+        await put_account(database, "acme")
+        async with database.reading() as connection:
+            assert await replicas.read_rows(connection) == [], "a barrier cannot see it yet"
+            thaw.set()
+            replica_id = await registering
+            (row,) = await replicas.read_rows(connection)
+            renewed = await replicas.renew(connection, replica_id)
+    finally:
+        failpoints.disarm(Failpoint.REGISTER_BEFORE_COMMIT)
+    assert row.applied_revision == 0
+    assert renewed is not None
+    assert renewed.number == 1, "no lease before the change is applied"
 
 
 async def test_an_id_is_never_registered_twice(database: Database) -> None:

@@ -91,7 +91,7 @@ async def test_the_time_outs_hold_inside_the_transaction_only(database: Database
 @pytest.mark.parametrize("point", [Failpoint.MUTATION_AFTER_LOCK, Failpoint.MUTATION_BEFORE_COMMIT])
 async def test_a_writer_that_stopped_with_the_locks_loses_them(database_url: str, point: Failpoint) -> None:
     freeze = Freeze()
-    async with opened(database_url, hold_ms=SHORT_HOLD_MS) as database, asyncio.TaskGroup() as group:
+    async with opened(database_url, hold_ms=3 * SHORT_HOLD_MS) as database, asyncio.TaskGroup() as group:
         await put_account(database, "acme")
         with stop_at(point, freeze):
             frozen = group.create_task(outcome_of(commit(database, rename, accounts=["acme"])))
