@@ -26,7 +26,7 @@ test: lint $(VENV)/newest.stamp ## Lint, types, and every test (T=path runs one 
 lint: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Style, types, imports, contract, generated code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy client/doorward server/doorward_server tests bench tools
+	$(BIN)/mypy client/doorward server/doorward_server tests bench tools examples
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/python tools/generate.py --check

@@ -59,7 +59,7 @@ class Server:
         self._credential = credential
         self._timeout_s = timeout_s
         # No proxy: it would see the credential, and an address on loopback means this machine.
-        options = [("grpc.max_receive_message_length", _LONGEST_ANSWER)]
+        options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", _LONGEST_ANSWER)]
         self._channel = grpc.insecure_channel(address, options=options)
         self.accounts: AccountAdminStub = AccountAdminStub(self._channel)
         self.tokens: TokenAdminStub = TokenAdminStub(self._channel)

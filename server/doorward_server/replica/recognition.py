@@ -7,6 +7,7 @@ live is asked of the entry every time.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import structlog
@@ -71,10 +72,11 @@ class Recognizer(Generic[E]):
         proof = self._proofs.proof_of(text)
         found = self._proofs.find(proof)
         if found is not None:
-            entry = self._table.get(found[0])
+            subject_id, version = found
+            entry = self._table.get(subject_id)
             if entry is None:
-                return Missing(self._missing, found[0])
-            if isinstance(entry, Unknown) or find_live_secret(self._secrets_of(entry), found[1], now_us) is None:
+                return Missing(self._missing, subject_id)
+            if isinstance(entry, Unknown) or find_live_secret(self._secrets_of(entry), version, now_us) is None:
                 return None
             return entry
         return self._compare(text, proof, now_us, refuted)
@@ -135,10 +137,10 @@ class Recognition:
         self._hasher = hasher
         tables = holding.tables
         self.tokens = Recognizer(
-            SecretKind.TOKEN, tables.tokens, holding.token_proofs, lambda entry: entry[TOKEN_SECRETS], ring
+            SecretKind.TOKEN, tables.tokens, holding.token_proofs, itemgetter(TOKEN_SECRETS), ring
         )
         self.operators = Recognizer(
-            SecretKind.OPERATOR, tables.operators, holding.operator_proofs, lambda entry: entry[OPERATOR_SECRETS], ring
+            SecretKind.OPERATOR, tables.operators, holding.operator_proofs, itemgetter(OPERATOR_SECRETS), ring
         )
 
     async def fetch(self, missing: Missing, refuted: set[bytes]) -> None:
