@@ -1,7 +1,7 @@
 """Builds everything, starts and stops it in order, and owns the one TaskGroup (design section 9; style.md, Shape).
 
 Long-lived parts have `run()` and start nothing themselves. A part that fails takes the process down: a server without its
-lease keeper or its feed must not linger.
+lease keeper or its feed must not linger. Run by `doorward serve`, and by `worker.py` in each process of several.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ from doorward_server.api.system_admin import SystemAdmin
 from doorward_server.api.token_admin import TokenAdmin
 from doorward_server.api.wrapper import Binder
 from doorward_server.credentials.hashing import Hasher
-from doorward_server.credentials.pepper_file import PepperInvalid
-from doorward_server.embedded.errors import EmbeddedUnavailable
-from doorward_server.embedded.postgres import EmbeddedPostgres
 from doorward_server.replica.barrier import Barrier
 from doorward_server.replica.caches import Caches
 from doorward_server.replica.feed import Feed
@@ -54,8 +51,7 @@ from doorward_server.service.revoke import Revoke
 from doorward_server.service.system import System
 from doorward_server.service.tokens import Tokens
 from doorward_server.settings import Listen, Settings
-from doorward_server.start import StartRefused, first_credentials, open_database, open_ring
-from doorward_server.storage.failures import DatabaseUnusable
+from doorward_server.start import StartRefused, banner, cannot_listen, exit_status, prepared
 from doorward_server.storage.line import Line
 
 if TYPE_CHECKING:
@@ -63,6 +59,7 @@ if TYPE_CHECKING:
 
     from doorward_server.api.methods import Method
     from doorward_server.credentials.pepper import PepperRing
+    from doorward_server.embedded.postgres import EmbeddedPostgres
     from doorward_server.storage.pool import Database
 
 __all__ = ["App", "run"]
@@ -71,21 +68,29 @@ log = structlog.get_logger()
 
 MAX_MESSAGE: Final = 4 * 1024 * 1024
 MAX_METADATA: Final = 8 * 1024
-# Why a server cannot run; the text of each is for whoever started it.
-UNABLE: Final = (StartRefused, DatabaseUnusable, EmbeddedUnavailable, PepperInvalid)
 # A million long-lived objects make a full collection take 200 ms (measured: design 11), so those are rare.
 GC_THRESHOLDS: Final = (10_000, 20, 1_000)
+# While it waits for its first lease, a process that was told to stop does so this soon.
+STOP_LOOK_NS: Final = 100_000_000
 
 
 class _Replica:
     """The parts of one replica, wired. Nothing runs yet."""
 
-    def __init__(self, settings: Settings, database: Database, ring: PepperRing, timing: Timing, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        ring: PepperRing,
+        timing: Timing,
+        tasks: Tasks,
+        on_registering: Callable[[str], None] | None = None,
+    ) -> None:
         self.timing = timing
         tables = Tables(settings.token_cache)
         self.holding = Holding(self.timing, hold_ms=settings.hold_ms, tables=tables, proofs=settings.token_cache)
         self.lines = [Line(database) for _ in range(3)]
-        self.keeper = LeaseKeeper(self.holding, self.lines[0], settings.listen)
+        self.keeper = LeaseKeeper(self.holding, self.lines[0], settings.listen, on_registering)
         self.reporter = Reporter(self.holding, self.lines[1], self.keeper)
         self.feed = Feed(self.holding, self.lines[2], listen=settings.database_pooler == "session")
         self.hasher = Hasher(timing.clock)
@@ -125,10 +130,23 @@ def _methods(settings: Settings, database: Database, ring: PepperRing, replica: 
 class App:
     """One server process, from start to stop."""
 
-    def __init__(self, settings: Settings, *, timing: Timing | None = None) -> None:
-        """`timing` is for tests, which put a clock of their own under everything."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        timing: Timing | None = None,
+        shares_port: bool = False,
+        on_registering: Callable[[str], None] | None = None,
+    ) -> None:
+        """`timing` is for tests, which put a clock of their own under everything; the others are for a worker.
+
+        One that shares its port with other workers listens only once it holds a lease. `on_registering` is told the
+        replica's id before a row is made of it.
+        """
         self._settings = settings
         self._timing = timing or Timing(SystemClock())
+        self._shares_port = shares_port
+        self._on_registering = on_registering
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -142,33 +160,11 @@ class App:
             StartRefused, DatabaseUnusable, EmbeddedUnavailable, PepperInvalid: it cannot start; the text says why.
         """
         settings = self._settings
-        if settings.database_url is not None:
-            await self._run_on(settings.database_url.get_secret_value(), None, announce)
-            return
-        embedded = EmbeddedPostgres(settings.data_dir)
-        await embedded.start()
-        try:
-            await self._run_on(embedded.url, embedded, announce)
-        finally:
-            await embedded.stop()
-
-    async def _run_on(
-        self, url: str, embedded: EmbeddedPostgres | None, announce: Callable[[str, EmbeddedPostgres | None], None]
-    ) -> None:
-        settings = self._settings
-        ring = open_ring(settings)
-        database = await open_database(settings, url, ring)
-        try:
-            if embedded is not None:
-                await first_credentials(database, ring, settings.data_dir)
-            async with asyncio.TaskGroup() as group:
-                tasks = Tasks(group)
-                replica = _Replica(settings, database, ring, self._timing, tasks)
-                await self._serve(
-                    group, tasks, replica, _methods(settings, database, ring, replica), embedded, announce
-                )
-        finally:
-            await database.close()
+        async with prepared(settings) as base, asyncio.TaskGroup() as group:
+            tasks = Tasks(group)
+            replica = _Replica(settings, base.database, base.ring, self._timing, tasks, self._on_registering)
+            methods = _methods(settings, base.database, base.ring, replica)
+            await self._serve(group, tasks, replica, methods, base.embedded, announce)
 
     async def _serve(
         self,
@@ -181,20 +177,30 @@ class App:
     ) -> None:
         health_servicer = health_aio.HealthServicer()
         health = HealthKeeper(replica.holding, health_servicer)
-        server, address = self._listener(methods, replica, health_servicer)
+        server = self._server(methods, replica, health_servicer)
+        # Alone, an address that is taken is found out before anything runs.
+        address = "" if self._shares_port else self._bind(server)
         runs: list[Coroutine[None, None, object]] = [replica.reporter.run(), replica.feed.run(), replica.hasher.run()]
         runs.append(health.run())
         if embedded is not None:
             runs.append(embedded.run())
         keeper = group.create_task(replica.keeper.run())
         parts = [group.create_task(work) for work in runs]
-        await server.start()
         try:
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLDS)
-            await self._first_lease(replica.holding)
-            announce(address, embedded)
+            if self._shares_port:
+                # Whoever listens gets a share of the connections: not before it can answer.
+                await self._lease_or_stop(replica.holding)
+            if not self._stop.is_set():
+                address = address or self._bind(server)
+                await server.start()
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(*GC_THRESHOLDS)
+                # What is tried right after the announcement is answered; without a database there is no hurry.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.hold):
+                        await self._lease_or_stop(replica.holding)
+                announce(address, embedded)
             await self._stop.wait()
             log.info("server_stopping")
             await health.leave()
@@ -215,55 +221,43 @@ class App:
                 await line.close()
         log.info("server_stopped")
 
-    async def _first_lease(self, holding: Holding) -> None:
-        """So that what is tried right after the announcement is answered; without a database there is none, and no hurry."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.hold):
-                await holding.moved.until(lambda: holding.capture() is not None or self._stop.is_set())
+    async def _lease_or_stop(self, holding: Holding) -> None:
+        """Returns once there is a lease, or nobody needs one any more."""
+        timing = self._timing
+        while holding.capture() is None and not self._stop.is_set():
+            await timing.sleep_until_or(timing.now_ns() + STOP_LOOK_NS, holding.moved)
 
-    def _listener(
+    def _server(
         self, methods: list[Method], replica: _Replica, health_servicer: health_aio.HealthServicer
-    ) -> tuple[grpc.aio.Server, str]:
+    ) -> grpc.aio.Server:
         settings = self._settings
-        server = grpc.aio.server(
-            options=channel_options(max_message_bytes=MAX_MESSAGE, max_metadata_bytes=MAX_METADATA),
-            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+        options = channel_options(
+            max_message_bytes=MAX_MESSAGE, max_metadata_bytes=MAX_METADATA, shares_port=self._shares_port
         )
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_concurrent_rpcs)
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         if settings.reflection:
             reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
         # Last, for it answers whatever path the others do not know.
         server.add_generic_rpc_handlers((DoorwardHandlers(methods, replica.timing),))
-        listen = Listen(settings.listen)
+        return server
+
+    def _bind(self, server: grpc.aio.Server) -> str:
+        """The address, with the port that it got."""
+        listen = self._settings.listen
         try:
-            port = server.add_insecure_port(settings.listen)
+            port = server.add_insecure_port(listen)
         except RuntimeError:
             port = 0
         if not port:
-            raise StartRefused(
-                f"cannot listen on {settings.listen}: the address is in use, or is none of this machine; choose another "
-                "one with --listen"
-            )
-        return server, settings.listen if not listen.host else f"{settings.listen.rpartition(':')[0]}:{port}"
+            raise StartRefused(cannot_listen(listen, "the address is in use, or is none of this machine"))
+        return listen if not Listen(listen).host else f"{listen.rpartition(':')[0]}:{port}"
 
 
 def run(settings: Settings) -> int:
     """Runs a server until SIGTERM or SIGINT; the exit status. Called by `doorward serve`."""
     telemetry.configure(settings.log_level, settings.log_format)
-    try:
-        asyncio.run(_run(settings))
-    except UNABLE as refused:
-        sys.stderr.write(f"doorward: {refused}\n")
-        return 2
-    except ExceptionGroup as failures:
-        unable, others = failures.split(UNABLE)
-        for failure in unable.exceptions if unable else ():
-            sys.stderr.write(f"doorward: {failure}\n")
-        if others is None:
-            return 2
-        log.error("server_failed", exc_info=others)
-        return 1
-    return 0
+    return exit_status(_run(settings))
 
 
 async def _run(settings: Settings) -> None:
@@ -277,18 +271,3 @@ async def _run(settings: Settings) -> None:
         sys.stdout.flush()
 
     await app.run(announce)
-
-
-def banner(address: str, settings: Settings, *, embedded_default: bool) -> str:
-    """What a person sees when the server is up: where it listens, where the credentials are, what to try."""
-    lines = [f"Doorward listens on {address}"]
-    if embedded_default:
-        token = settings.data_dir / "operator.token"
-        lines += [
-            f"Admin credential:   {token}",
-            f"Caller credential:  {settings.data_dir / 'caller.token'}",
-            "Try:",
-            f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token})" {address} doorward.v1.SystemAdmin/ListReplicas',
-            f"  doorward replicas --address {address} --token-file {token}",
-        ]
-    return "\n".join(lines) + "\n"

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     listen: str = Field(
         default="127.0.0.1:50051", description="Where gRPC is served: HOST:PORT, [IPV6]:PORT or unix:PATH."
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Server processes that share the port, each a replica of its own: one for each core.",
+    )
     insecure: bool = Field(
         default=False, description="Serve beyond loopback without TLS. Secrets then cross the network in the clear."
     )
@@ -124,6 +130,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Settings:
+        if self.workers > 1 and not Listen(self.listen).host:
+            raise ValueError(
+                f"workers: several workers cannot share a Unix socket ({self.listen}); listen on HOST:PORT, or run one"
+            )
         if not self.insecure and not Listen(self.listen).is_local:
             raise ValueError(
                 f"listen: {self.listen} is reachable from other machines and would carry secrets in the clear; "

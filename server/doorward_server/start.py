@@ -1,31 +1,51 @@
 """What a server does before it serves: its keys, its database, its first credentials (design sections 4, 6 and 9).
 
-Called by `app.py`. Everything here may be repeated: a process that was killed in between starts as if it were the first.
+Called by `app.py`, and by `workers.py` once for all its workers; so is what both tell whoever started them. Everything
+here may be repeated: a process that was killed in between starts as if it were the first.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from typing import TYPE_CHECKING, Final
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from doorward.core.secret import Secret, SecretKind, find_secret
 from doorward_server.catalog.load import builtin_text
 from doorward_server.credentials import pepper
+from doorward_server.credentials.pepper_file import PepperInvalid
+from doorward_server.embedded.errors import EmbeddedUnavailable
+from doorward_server.embedded.postgres import EmbeddedPostgres
 from doorward_server.model import OperatorRole
 from doorward_server.service.operators import create_operators, has_operators, new_operator
 from doorward_server.storage import state
+from doorward_server.storage.failures import DatabaseUnusable
 from doorward_server.storage.migrate import migrate, seed
 from doorward_server.storage.pool import Database
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Mapping
     from pathlib import Path
 
     from doorward_server.credentials.pepper import PepperRing
     from doorward_server.settings import Settings
 
-__all__ = ["StartRefused", "first_credentials", "open_database", "open_ring"]
+__all__ = [
+    "Prepared",
+    "StartRefused",
+    "banner",
+    "cannot_listen",
+    "exit_status",
+    "first_credentials",
+    "open_database",
+    "open_ring",
+    "prepared",
+]
 
 log = structlog.get_logger()
 
@@ -34,6 +54,46 @@ FIRST: Final = (("operator.token", OperatorRole.ADMIN), ("caller.token", Operato
 
 class StartRefused(Exception):
     """This server must not start as it is. The text is for whoever starts it: what is wrong, and the way out."""
+
+
+# Why a server cannot run; the text of each is for whoever started it.
+UNABLE: Final = (StartRefused, DatabaseUnusable, EmbeddedUnavailable, PepperInvalid)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a server stands on. `embedded` is the PostgreSQL behind `url`, if it is our own."""
+
+    url: str
+    ring: PepperRing
+    database: Database
+    embedded: EmbeddedPostgres | None
+
+
+@contextlib.asynccontextmanager
+async def prepared(settings: Settings, parameters: Mapping[str, str] | None = None) -> AsyncIterator[Prepared]:
+    """The database, migrated and seeded, with the keys that go with it; the embedded PostgreSQL runs for the block.
+
+    `parameters` are for the embedded one; with that, the first credentials are written, too.
+
+    Raises:
+        StartRefused, DatabaseUnusable, EmbeddedUnavailable, PepperInvalid: it cannot start; the text says why.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        embedded = None
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            embedded = EmbeddedPostgres(settings.data_dir, parameters=parameters)
+            await embedded.start()
+            stack.push_async_callback(embedded.stop)
+            url = embedded.url
+        ring = open_ring(settings)
+        database = await open_database(settings, url, ring)
+        stack.push_async_callback(database.close)
+        if embedded is not None:
+            await first_credentials(database, ring, settings.data_dir)
+        yield Prepared(url, ring, database, embedded)
 
 
 def open_ring(settings: Settings) -> PepperRing:
@@ -106,6 +166,44 @@ async def _require_keys(database: Database, ring: PepperRing, settings: Settings
                     "no digest made under it can be compared. Give this server the key file of the others (--pepper-file)."
                 )
         await state.add_fingerprint(connection, ring.current_id, own[ring.current_id])
+
+
+def cannot_listen(listen: str, why: str) -> str:
+    """For an error's sentence."""
+    return f"cannot listen on {listen}: {why}; choose another one with --listen"
+
+
+def exit_status(work: Coroutine[Any, Any, None]) -> int:
+    """Runs a server to its end. 0: it was told to stop; 2: it cannot run, and said why; 1: something of ours failed."""
+    try:
+        asyncio.run(work)
+    except UNABLE as refused:
+        sys.stderr.write(f"doorward: {refused}\n")
+        return 2
+    except ExceptionGroup as failures:
+        unable, others = failures.split(UNABLE)
+        for failure in unable.exceptions if unable else ():
+            sys.stderr.write(f"doorward: {failure}\n")
+        if others is None:
+            return 2
+        log.error("server_failed", exc_info=others)
+        return 1
+    return 0
+
+
+def banner(address: str, settings: Settings, *, embedded_default: bool) -> str:
+    """What a person sees when the server is up: where it listens, where the credentials are, what to try."""
+    lines = [f"Doorward listens on {address}"]
+    if embedded_default:
+        token = settings.data_dir / "operator.token"
+        lines += [
+            f"Admin credential:   {token}",
+            f"Caller credential:  {settings.data_dir / 'caller.token'}",
+            "Try:",
+            f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token})" {address} doorward.v1.SystemAdmin/ListReplicas',
+            f"  doorward replicas --address {address} --token-file {token}",
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def _written(path: Path) -> Secret | None:

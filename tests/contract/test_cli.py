@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from doorward.core.secret import SecretKind, generate, new_id
 from doorward_server.cli.main import app
+from tests.support.server import start_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -218,3 +219,32 @@ def test_what_the_server_says_to_try_works_as_it_stands(
     monkeypatch.delenv("DOORWARD_ADDRESS")
     monkeypatch.delenv("DOORWARD_DATA_DIR")
     assert line.done(*shlex.split(to_try)[1:]).startswith("The log ends at ")
+
+
+def test_a_pepper_key_is_replaced_and_retired_and_the_next_start_does_without_it(
+    tmp_path: Path, line: CommandLine
+) -> None:
+    """Two restarts: with the new key as the current one, and without the old one."""
+    data_dir, scratch = tmp_path / "data", tmp_path / "scratch"
+    here = ("--data-dir", str(data_dir))
+    start_server(data_dir, scratch).stop()
+    (former,) = line.answer("pepper", "list", *here)["keys"]
+    line.done("pepper", "add", *here)
+    line.done("pepper", "activate", line.answer("pepper", "list", *here)["keys"][1]["key_id"], *here)
+
+    restarted = start_server(data_dir, scratch)
+    try:
+        needed = CommandProcesses().run("pepper", "retire", former["key_id"], *here)
+        for credential in (restarted.operator_token_file, restarted.caller_token_file):
+            ask = ("check", "--permission", "jobs:read", "--project", "p", "--token-file", str(credential))
+            assert line.run(*ask, "--address", restarted.address, given="x").code == 1
+        CommandProcesses().done("pepper", "retire", former["key_id"], *here)
+    finally:
+        restarted.stop()
+    assert (needed.code, "of operators: 2" in needed.err) == (2, True)
+
+    again = start_server(data_dir, scratch)
+    try:
+        assert line.done("account", "list", "--address", again.address, *here) == ""
+    finally:
+        again.stop()

@@ -116,9 +116,12 @@ def test_the_ten_lines_are_those_of_the_example(page: str) -> None:
 
 def test_the_example_runs_as_the_readme_says(reader: dict[str, str]) -> None:
     (line,) = re.findall(r"`(DOORWARD_SECRET=.*? python examples/check_token\.py)`", README)
-    issued = run(
-        block_with("doorward ").partition("doorward check")[0].replace("nightly.token", "second.token"), reader
-    )
-    assert issued.returncode == 0, issued.stderr
-    script = line.replace("nightly.token", "second.token").replace("examples/", f"{ROOT}/examples/")
-    assert run(script, reader).stdout == "allowed\n"
+    (allowed, denied) = re.findall(r"prints `(.*?)` for .*?`(denied: .*?)`", README, re.DOTALL)[0]
+    commands = block_with("doorward ").replace("nightly.token", "second.token").splitlines()
+    before = [command for command in commands if not command.startswith(("doorward check", "doorward token revoke"))]
+    (revoke,) = (command for command in commands if command.startswith("doorward token revoke"))
+    ask = line.replace("nightly.token", "second.token").replace("examples/", f"{ROOT}/examples/")
+    done = run("\n".join([*before, ask, revoke, ask]), reader)
+    assert done.returncode == 0, done.stderr
+    answers = [told for told in done.stdout.splitlines() if told.startswith(("allowed", "denied"))]
+    assert answers == [allowed, denied]

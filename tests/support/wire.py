@@ -123,6 +123,11 @@ def raw(channel: grpc.Channel, path: str) -> grpc.UnaryUnaryMultiCallable[Any, A
     return channel.unary_unary(path)
 
 
+def raw_stream(channel: grpc.Channel, path: str) -> Any:
+    """An RPC that sends an iterator of bytes and answers one."""
+    return channel.stream_stream(path)
+
+
 def code_of(call: Callable[[], object]) -> str:
     """The name of the status that a call ends with, OK among them."""
     try:
@@ -149,6 +154,20 @@ def eventually(condition: Callable[[], bool], within_s: float = TIMEOUT_S) -> No
 # ---- the contract
 
 
+OFFERED: Final = frozenset(
+    {
+        *(
+            f"AccountAdmin.{name}"
+            for name in ("PutAccount", "GetAccount", "ListAccounts", "PutProject", "ListProjects")
+        ),
+        *(f"TokenAdmin.{name}" for name in ("IssueToken", "GetToken", "ListTokens", "RevokeToken")),
+        *(f"TokenAdmin.{name}" for name in ("ListPermissionSets", "AwaitPropagation")),
+        *(f"Authorizer.{name}" for name in ("Check", "BatchCheck", "ListPermissions", "IntrospectToken")),
+        *(f"SystemAdmin.{name}" for name in ("GetCatalog", "ListReplicas")),
+    }
+)
+
+
 class Rpc(NamedTuple):
     """One RPC, as the contract's descriptors have it."""
 
@@ -157,6 +176,11 @@ class Rpc(NamedTuple):
     request_type: type[Message]
     response_type: type[Message]
     is_stream: bool
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether this version of the server does it."""
+        return self.name in OFFERED
 
 
 def every_rpc() -> list[Rpc]:

@@ -31,10 +31,15 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 ON_BEHALF_OF_KEY: Final = "on-behalf-of"
 
 
-def channel_options(*, max_message_bytes: int, max_metadata_bytes: int) -> list[tuple[str, int]]:
-    """The bounds of a listener. One process owns its port: with SO_REUSEPORT a second one would take half of the calls."""
+def channel_options(
+    *, max_message_bytes: int, max_metadata_bytes: int, shares_port: bool = False
+) -> list[tuple[str, int]]:
+    """The bounds of a listener. One process owns its port: with SO_REUSEPORT a second one would take half of the calls.
+
+    It is shared among the workers of one parent, which holds it for them against anybody else (`port.py`).
+    """
     return [
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_metadata_size", max_metadata_bytes),

@@ -125,6 +125,6 @@ def write(text: str) -> None:
     except BrokenPipeError:
         # Else the interpreter tries once more to flush at its end, and complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
+        raise typer.Exit(FAILED) from None
     except OSError as error:
         fail(f"the answer could not be written to standard output: {error.strerror}")

@@ -1,8 +1,7 @@
 """`doorward pepper add | activate | retire | list`: the pepper keys' file, without a server (design section 4).
 
-To change the key: `add` one, give the file to every server and restart them, `activate` it and do the same again; what is
-issued from then on depends on the new key. The old one can be retired once nothing that may still be presented depends
-on it.
+To change the key: `add` one, give the file to every server and restart them; `activate` it and do the same again. From
+then on each digest moves to the new key when its secret is presented. `retire` the old one when none is left under it.
 """
 
 import contextlib
@@ -96,7 +95,8 @@ def _forget(settings: Settings, key_id: str) -> None:
     if dependents.any:
         fail(
             f"the key {key_id} is needed: digests under it belong to secrets that may still be presented (of tokens: "
-            f"{dependents.token_secrets}, of operators: {dependents.operators}). Rotate or revoke these, then repeat it"
+            f"{dependents.token_secrets}, of operators: {dependents.operators}). A digest moves to the current key when its "
+            "secret is presented to a server that has it; rotate or revoke what nobody presents, then repeat the command"
         )
 
 

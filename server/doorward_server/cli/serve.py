@@ -19,7 +19,14 @@ def serve(settings: Settings) -> None:
 
     Without --database-url it runs a PostgreSQL of its own in the data directory. The first start writes two credentials
     there: operator.token (admin) and caller.token (caller). Each option is also an environment variable; the option wins.
+
+    With --workers N, SIGUSR2 replaces one worker after another, and no call is lost.
     """
-    from doorward_server import app as server  # noqa: PLC0415 - a client command need not load the whole server
+    # A client command need not load the whole server, nor a parent the part that its workers do.
+    if settings.workers > 1:
+        from doorward_server import workers  # noqa: PLC0415
+
+        raise typer.Exit(workers.run(settings))
+    from doorward_server import app as server  # noqa: PLC0415
 
     raise typer.Exit(server.run(settings))

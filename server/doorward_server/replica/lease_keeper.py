@@ -20,6 +20,8 @@ from doorward_server.storage import replicas
 from doorward_server.storage.line import Unanswered
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from doorward_server.replica.holding import Holding
     from doorward_server.storage.line import Line
 
@@ -34,10 +36,14 @@ RETRY_NS = 50_000_000
 class LeaseKeeper:
     """Registers, then renews every quarter of the hold, so that three renewals may be lost before the lease ends."""
 
-    def __init__(self, holding: Holding, line: Line, address: str) -> None:
+    def __init__(
+        self, holding: Holding, line: Line, address: str, on_registering: Callable[[str], None] | None = None
+    ) -> None:
+        """`on_registering` is told each replica_id before anything is sent of it; its Unavailable puts that off."""
         self._holding = holding
         self._line = line
         self._address = address
+        self._on_registering = on_registering
         self._failures = 0
         self._hurry = False
         self._begun = 0
@@ -114,6 +120,8 @@ class LeaseKeeper:
         holding = self._holding
         # Random for every registration, so that a row of before can never be taken for this one.
         replica_id = str(uuid.uuid4())
+        if self._on_registering is not None:
+            self._on_registering(replica_id)
         await failpoints.reach(Failpoint.REGISTER_BEFORE_COMMIT)
         answer = await self._line.call(
             lambda connection: replicas.register(connection, replica_id, holding.hold_ms, self._address),

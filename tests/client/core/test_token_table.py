@@ -323,6 +323,17 @@ def test_a_load_of_an_older_generation_is_fenced(table: FencedTable[str], histor
     assert table.get("x") is None
 
 
+def test_a_position_whose_nonce_is_forgotten_serves_nobody(table: FencedTable[str]) -> None:
+    history = History(tail_length=2)
+    history.start(1, 5, b"n5")
+    load = table.begin("x", history)
+    history.append(6, b"n6")
+    history.append(7, b"n7")
+
+    assert table.admit(load, "value", 1, 5, b"n5", history) is Admission.FENCED
+    assert table.get("x") is None
+
+
 def test_an_abandoned_load_is_fenced_and_leaves_its_successor_alone(table: FencedTable[str], history: History) -> None:
     former = table.begin("x", history)
     table.abandon(former)

@@ -1,0 +1,199 @@
+"""One server process as the tests start it: the real `App`, on a clock of the test's, controlled over a socket pair.
+
+    python -m tests.cluster.replica_process '{"fd": 3, "time": …, "rate": …, "settings": {…}, "without": […], "armed": […]}'
+
+Commands and answers are JSON, one a line. Commands: wake, skew, arm, release, status, secret; each is answered under its
+`id`. Events: `listening` with the address, and `reached` with a point's name. The process ends when the test's end of the
+pair is closed. It is the only place that arms failpoints (design section 7; style.md, Tests).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from doorward_server import telemetry
+from doorward_server.app import App
+from doorward_server.replica.holding import Holding
+from doorward_server.replica.lease_keeper import LeaseKeeper
+from doorward_server.replica.timing import Signal, Timing
+from doorward_server.service import issue
+from doorward_server.settings import Settings
+from tests.cluster.guards import take_away
+from tests.cluster.points import Points, wrap_checks
+from tests.cluster.true_time import SkewedClock, TrueTime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from doorward.core.secret import Secret, SecretKind
+
+LARGEST_READ: Final = 65536
+
+
+class SteppedTiming(Timing):
+    """Sleeps on a clock that may stand, be advanced and change its rate; `stepped` wakes who sleeps to look again."""
+
+    __slots__ = ("skewed", "sleepers", "stepped")
+
+    def __init__(self, clock: SkewedClock) -> None:
+        super().__init__(clock)
+        self.skewed = clock
+        self.stepped = Signal()
+        self.sleepers: dict[object, int] = {}
+
+    async def sleep_until(self, at_ns: int) -> None:
+        sleeper = object()
+        try:
+            while (left_ns := at_ns - self.now_ns()) > 0:
+                self.sleepers[sleeper] = at_ns
+                woken = self.stepped.next_wake()
+                try:
+                    await asyncio.wait({woken}, timeout=self.skewed.machine_s(left_ns))
+                finally:
+                    self.stepped.forget(woken)
+        finally:
+            self.sleepers.pop(sleeper, None)
+
+
+class Parts:
+    """The parts of the replica in this process, as the app built them."""
+
+    def __init__(self) -> None:
+        self.holding: Holding | None = None
+        self.keeper: LeaseKeeper | None = None
+        self.secret: Secret | None = None
+        self._remember(Holding, "holding")
+        self._remember(LeaseKeeper, "keeper")
+        self._remember_secrets()
+
+    def _remember(self, part: type, name: str) -> None:
+        begin = part.__init__  # type: ignore[misc]
+
+        def remembered(built: object, *arguments: Any, **named: Any) -> None:
+            begin(built, *arguments, **named)
+            setattr(self, name, built)
+
+        setattr(part, "__init__", remembered)  # noqa: B010
+
+    def _remember_secrets(self) -> None:
+        generate = issue.generate
+
+        def remembered(kind: SecretKind, subject_id: str) -> Secret:
+            self.secret = generate(kind, subject_id)
+            return self.secret
+
+        setattr(issue, "generate", remembered)  # noqa: B010
+
+
+class Control:
+    """The test's hand in this process."""
+
+    def __init__(self, pair: socket.socket, timing: SteppedTiming) -> None:
+        pair.setblocking(False)
+        self._pair = pair
+        self._timing = timing
+        self.points = Points(self.tell)
+        self.parts = Parts()
+        self._commands: dict[str, Callable[..., object]] = {
+            "wake": self._wake,
+            "skew": self._skew,
+            "arm": self.points.arm,
+            "release": self.points.release,
+            "release_all": self.points.release_all,
+            "status": self._status,
+            "secret": self._secret,
+        }
+
+    def tell(self, **message: object) -> None:
+        """Sends one line, at once: whoever freezes this process afterwards must not keep it back."""
+        line = json.dumps(message).encode() + b"\n"
+        try:
+            sent = self._pair.send(line)
+        except ConnectionError:
+            _end()
+        if sent != len(line):
+            raise RuntimeError("the test does not read what this process tells")
+
+    async def run(self) -> None:
+        """Does what the test says, until it closes its end."""
+        loop = asyncio.get_running_loop()
+        rest = b""
+        with contextlib.suppress(ConnectionError):
+            while data := await loop.sock_recv(self._pair, LARGEST_READ):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._obey(json.loads(line))
+        _end()
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        command, number = message.pop("do"), message.pop("id")
+        try:
+            answer = self._commands[command](**message)
+        except (LookupError, TypeError, ValueError, AssertionError) as failure:
+            self.tell(id=number, failure=f"{type(failure).__name__}: {failure}")
+        else:
+            self.tell(id=number, answer=answer)
+
+    def _wake(self) -> dict[str, object]:
+        self._timing.stepped.wake()
+        return self._status()
+
+    def _skew(self, rate: float) -> None:
+        self._timing.skewed.skew(rate)
+        self._timing.stepped.wake()
+
+    def _secret(self) -> str | None:
+        return None if self.parts.secret is None else self.parts.secret.reveal()
+
+    def _status(self) -> dict[str, object]:
+        holding, keeper, now_ns = self.parts.holding, self.parts.keeper, self._timing.now_ns()
+        if holding is None or keeper is None:
+            return {}
+        end_ns = holding.lease.capture(now_ns)
+        return {
+            "applied": holding.applied,
+            "generation": holding.history.generation,
+            "replica_id": holding.replica_id,
+            "is_registered": holding.registration_due is None,
+            "lease_left_ms": 0.0 if end_ns is None else (end_ns - now_ns) / 1e6,
+            "known_end": holding.known_end,
+            "renewals": keeper._answered,
+            "checks_begun": self.points.checks_begun,
+            "sleepers_ms": sorted((at_ns - now_ns) / 1e6 for at_ns in self._timing.sleepers.values()),
+        }
+
+
+def _end() -> NoReturn:
+    """Nobody controls this process any more, and nobody else would end it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("killed")
+
+
+async def serve(config: dict[str, Any]) -> None:
+    """Runs the app until SIGTERM."""
+    clock = SkewedClock(TrueTime(Path(config["time"])), config["rate"])
+    timing = SteppedTiming(clock)
+    control = Control(socket.socket(fileno=config["fd"]), timing)
+    wrap_checks(control.points)
+    for name in config["without"]:
+        take_away(name)
+    for armed in config["armed"]:
+        control.points.arm(**armed)
+    app = App(Settings(**config["settings"]), timing=timing)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, app.stop)
+    commands = asyncio.ensure_future(control.run())
+    await app.run(lambda address, _embedded: control.tell(event="listening", address=address))
+    commands.cancel()
+
+
+if __name__ == "__main__":
+    telemetry.configure("debug", "text")
+    asyncio.run(serve(json.loads(sys.argv[1])))
