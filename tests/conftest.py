@@ -4,4 +4,6 @@ pytest_plugins = [
     "tests.support.postgres",
     "tests.support.database",
     "tests.support.server",
+    "tests.support.cluster",
+    "tests.support.pair",
 ]

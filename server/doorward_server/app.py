@@ -1,7 +1,7 @@
 """Builds everything, starts and stops it in order, and owns the one TaskGroup (design section 9; style.md, Shape).
 
 Long-lived parts have `run()` and start nothing themselves. A part that fails takes the process down: a server without its
-lease keeper or its feed must not linger. Run by `doorward serve`, and by `worker.py` in each process of several.
+lease keeper or its feed must not linger. Run by `doorward serve`, and by `workers/worker.py` in each process of several.
 """
 
 from __future__ import annotations

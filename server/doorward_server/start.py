@@ -1,7 +1,7 @@
 """What a server does before it serves: its keys, its database, its first credentials (design sections 4, 6 and 9).
 
-Called by `app.py`, and by `workers.py` once for all its workers; so is what both tell whoever started them. Everything
-here may be repeated: a process that was killed in between starts as if it were the first.
+Called by `app.py`, and by `workers/parent.py` once for all its workers; so is what both tell whoever started them.
+Everything here may be repeated: a process that was killed in between starts as if it were the first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -21,16 +22,16 @@ from doorward_server.credentials import pepper
 from doorward_server.credentials.pepper_file import PepperInvalid
 from doorward_server.embedded.errors import EmbeddedUnavailable
 from doorward_server.embedded.postgres import EmbeddedPostgres
+from doorward_server.errors import Refused
 from doorward_server.model import OperatorRole
 from doorward_server.service.operators import create_operators, has_operators, new_operator
 from doorward_server.storage import state
-from doorward_server.storage.failures import DatabaseUnusable
+from doorward_server.storage.failures import DatabaseUnusable, StatementRefused
 from doorward_server.storage.migrate import migrate, seed
 from doorward_server.storage.pool import Database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping
-    from pathlib import Path
 
     from doorward_server.credentials.pepper import PepperRing
     from doorward_server.settings import Settings
@@ -88,6 +89,7 @@ async def prepared(settings: Settings, parameters: Mapping[str, str] | None = No
             await embedded.start()
             stack.push_async_callback(embedded.stop)
             url = embedded.url
+        await _require_no_lost_keys(settings, url)
         ring = open_ring(settings)
         database = await open_database(settings, url, ring)
         stack.push_async_callback(database.close)
@@ -115,17 +117,7 @@ async def open_database(settings: Settings, url: str, ring: PepperRing) -> Datab
         DatabaseUnusable: it cannot be reached or used.
         StartRefused: the pepper keys are not those of this database.
     """
-    database = Database(
-        url,
-        hold_ms=settings.hold_ms,
-        pool_size=settings.database_pool,
-        pooler=settings.database_pooler,
-        accept_failover_loss=settings.accept_failover_loss,
-    )
-    applied = await migrate(database)
-    if applied:
-        log.info("database_migrated", migrations=applied)
-    await database.open()
+    database = await _migrated(settings, url)
     try:
         own = ring.fingerprints()
         await seed(database, builtin_text(), {ring.current_id: own[ring.current_id]})
@@ -134,6 +126,47 @@ async def open_database(settings: Settings, url: str, ring: PepperRing) -> Datab
         await database.close()
         raise
     return database
+
+
+async def _migrated(settings: Settings, url: str) -> Database:
+    database = Database(
+        url,
+        hold_ms=settings.hold_ms,
+        pool_size=settings.database_pool,
+        pooler=settings.database_pooler,
+        accept_failover_loss=settings.accept_failover_loss,
+    )
+    try:
+        applied = await migrate(database)
+    except StatementRefused as refused:
+        raise StartRefused(
+            f"{refused} Doorward makes its tables itself: its database role must own the database, or have the right to "
+            "create tables in the schema public."
+        ) from None
+    except Refused as refused:
+        raise StartRefused(f"{refused} Is it running, and does --database-url lead to it?") from None
+    if applied:
+        log.info("database_migrated", migrations=applied)
+    await database.open()
+    return database
+
+
+async def _require_no_lost_keys(settings: Settings, url: str) -> None:
+    """A new key file is made for a new deployment only: it would hide that the one of this deployment was lost."""
+    path = settings.pepper_path
+    if settings.pepper_file is not None or settings.database_url is not None or path.exists():
+        return
+    database = await _migrated(settings, url)
+    try:
+        async with database.reading() as connection:
+            is_deployed = await state.read_state(connection) is not None
+    finally:
+        await database.close()
+    if is_deployed:
+        raise StartRefused(
+            f"{path} is missing, but this deployment was made with the keys in it. Put the file back, from a backup or "
+            "from another server; a new one would not fit the digests in the database."
+        )
 
 
 async def first_credentials(database: Database, ring: PepperRing, directory: Path) -> None:
@@ -196,12 +229,15 @@ def banner(address: str, settings: Settings, *, embedded_default: bool) -> str:
     lines = [f"Doorward listens on {address}"]
     if embedded_default:
         token = settings.data_dir / "operator.token"
+        program = sys.argv[0] if Path(sys.argv[0]).name == "doorward" else "doorward"
+        # The credential goes through the environment: arguments are visible to every user of the machine.
+        variable, header = f'DOORWARD_TOKEN="$(cat {token})"', "'authorization: Bearer ${DOORWARD_TOKEN}'"
         lines += [
             f"Admin credential:   {token}",
             f"Caller credential:  {settings.data_dir / 'caller.token'}",
             "Try:",
-            f'  grpcurl -plaintext -H "authorization: Bearer $(cat {token})" {address} doorward.v1.SystemAdmin/ListReplicas',
-            f"  doorward replicas --address {address} --token-file {token}",
+            f"  {program} replicas --address {address} --token-file {token}",
+            f"  {variable} grpcurl -plaintext -expand-headers -H {header} {address} doorward.v1.SystemAdmin/ListReplicas",
         ]
     return "\n".join(lines) + "\n"
 

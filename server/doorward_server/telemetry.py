@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["configure", "redact"]
 
 # Looser than the form of a secret, on purpose: a truncated or mistyped one is masked too.
-_SECRET = re.compile(r"(dw(?:st|op)_[0-9A-Za-z]{4})[0-9A-Za-z_]{4,}|(?i:\b(bearer\s+))[^\s,;\"']{4,}")
+_SECRET = re.compile(r"(dw(?:st|op)_[0-9A-Za-z]{4})[0-9A-Za-z_]{4,}|(?i:\b(bearer\s+))[^\s,;\"'<]{4,}")
 
 
 def redact(text: str) -> str:
@@ -73,7 +73,8 @@ def configure(level: Literal["debug", "info", "warning", "error"], style: Litera
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # A line and its end in one write: workers share standard error, and print makes two.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()

@@ -6,24 +6,28 @@ code in this process only, before the app is built. Used by `replica_process.py`
 
 from __future__ import annotations
 
+import uuid
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from doorward.core import lease
 from doorward.core.history import History, Position
 from doorward.core.lease import Lease, LeaseState
-from doorward.core.token_table import Admission, FencedTable, Load, Tables
+from doorward.core.token_table import UNKNOWN, Admission, FencedTable, Load, Tables
 from doorward_server.api.health import HealthKeeper
+from doorward_server.errors import Unavailable
 from doorward_server.model import Propagation
 from doorward_server.replica import barrier, lease_keeper
 from doorward_server.replica.barrier import Barrier
+from doorward_server.replica.caches import Caches
 from doorward_server.replica.feed import Feed
 from doorward_server.replica.holding import Holding
 from doorward_server.replica.lease_keeper import LeaseKeeper
 from doorward_server.service.authorize import Authorizer
 from doorward_server.service.mutations import Done, Mutations
-from doorward_server.storage import replicas, transaction
+from doorward_server.storage import changes, replicas, transaction
 from doorward_server.storage.failures import DRIVER_ERRORS
+from tests.cluster.points import is_admitting
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from doorward_server.model import ReplicaRow
     from doorward_server.storage.changes import Committed
     from doorward_server.storage.connect import Connection
-    from doorward_server.storage.transaction import Bounds
+    from doorward_server.storage.transaction import Bounds, Transaction
 
 __all__ = ["GUARDS", "take_away"]
 
@@ -64,7 +68,7 @@ def _caplease() -> None:
             return 0
 
         def still_good(self, _end_ns: int) -> bool:
-            return self._holding.capture() is not None
+            return is_admitting() or self._holding.capture() is not None
 
     begin = Authorizer.__init__
 
@@ -127,6 +131,19 @@ def _fence() -> None:
     _put(FencedTable, "fence_all", lambda _self: None)
 
 
+def _error() -> None:
+    """A load that failed is remembered by nobody: without, it counts as "not found"."""
+    load = Caches._load
+
+    async def failing(self: Caches, table: Any, key: str, read: Any, install: Any) -> None:
+        try:
+            await load(self, table, key, read, install)
+        except Unavailable:
+            table._install(key, UNKNOWN)
+
+    _put(Caches, "_load", failing)
+
+
 def _gen() -> None:
     """Loads of an older registration are discarded: without, they are installed after the new one."""
     real = FencedTable._judge
@@ -177,7 +194,7 @@ def _notbelow() -> None:
 
 def _newid() -> None:
     """Each registration has a random id: without, a process keeps the one it had."""
-    kept = lease_keeper.uuid.uuid4()
+    kept = uuid.uuid4()
 
     class Kept:
         @staticmethod
@@ -373,12 +390,21 @@ def _ack() -> None:
     _put(transaction, "_acknowledged_commit", commit)
 
 
+def _together() -> None:
+    """What a decision writes is committed with its change and its audit event: without, before them."""
+    write_revision = changes._write_revision
+
+    async def commit_first(tx: Transaction, *others: Any) -> Revision:
+        await tx.connection.execute("COMMIT; BEGIN")
+        return await write_revision(tx, *others)
+
+    _put(changes, "_write_revision", commit_first)
+
+
 def _task() -> None:
     """A mutation belongs to the app: without, its caller's end cancels it."""
 
-    async def run(
-        self: Mutations, begin: Callable[[], Awaitable[Committed[Any]]], until_ns: int | None
-    ) -> Done[Any]:
+    async def run(self: Mutations, begin: Callable[[], Awaitable[Committed[Any]]], until_ns: int | None) -> Done[Any]:
         committed = await begin()
         return Done(committed.value, (await self._barrier.passed(committed.revision, until_ns)).propagation)
 
@@ -403,6 +429,7 @@ GUARDS: Final[dict[str, Callable[[], None]]] = {
     "rho": _rho,
     "fresh": _fresh,
     "fence": _fence,
+    "error": _error,
     "gen": _gen,
     "regempty": _regempty,
     "gap": _gap,
@@ -420,6 +447,7 @@ GUARDS: Final[dict[str, Callable[[], None]]] = {
     "cas": _cas,
     "repeat": _repeat,
     "ack": _ack,
+    "together": _together,
     "task": _task,
     "idle": _idle,
 }

@@ -155,7 +155,7 @@ class Line:
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         first = not answers
-        with contextlib.suppress(ConnectionError, RuntimeError):
+        with contextlib.suppress(ConnectionError):
             while data := await source.read(65536):
                 if first and data.startswith(CANCEL_REQUEST):
                     self.cancel_requests += 1

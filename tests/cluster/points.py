@@ -21,23 +21,28 @@ from doorward_server.replica.caches import Missing
 from doorward_server.replica.lease_keeper import LeaseKeeper
 from doorward_server.replica.recognition import Recognition
 from doorward_server.service.authorize import AllMissing
+from tests.cluster.steps import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from doorward_server.api.methods import Peer
 
-__all__ = ["CHECK_AFTER_CAPTURE", "CHECK_AFTER_DECIDE", "CHECK_BEFORE_SEND", "SHUTDOWN_AFTER_DELETE", "Points"]
+__all__ = ["Points", "is_admitting", "wrap_checks"]
 
-CHECK_AFTER_CAPTURE: Final = "check.after_capture"
-CHECK_AFTER_DECIDE: Final = "check.after_decide"
-CHECK_BEFORE_SEND: Final = "check.before_send"
-SHUTDOWN_AFTER_DELETE: Final = "shutdown.after_delete"
-OURS: Final = (CHECK_AFTER_CAPTURE, CHECK_AFTER_DECIDE, CHECK_BEFORE_SEND, SHUTDOWN_AFTER_DELETE)
+AFTER_CAPTURE: Final = Step.CHECK_AFTER_CAPTURE.value
+AFTER_DECIDE: Final = Step.CHECK_AFTER_DECIDE.value
+BEFORE_SEND: Final = Step.CHECK_BEFORE_SEND.value
+OURS: Final = frozenset(step.value for step in Step)
 # What a wrapped attempt says it misses, so that the real loop around it awaits the stop and tries again.
 _STOP: Final = "stop"
 
 _admitting: ContextVar[bool] = ContextVar("admitting", default=False)
+
+
+def is_admitting() -> bool:
+    """Whether this is the first of a call's two leases, under which the caller is admitted and nothing is decided."""
+    return _admitting.get()
 
 
 class _Armed:
@@ -145,7 +150,7 @@ def wrap_checks(points: Points) -> None:
 
     async def leave_and_stop(self: LeaseKeeper) -> None:
         await leave(self)
-        await points.reach(SHUTDOWN_AFTER_DELETE)
+        await points.reach(Step.SHUTDOWN_AFTER_DELETE.value)
 
     _put(LeaseKeeper, "leave", leave_and_stop)
 
@@ -166,13 +171,12 @@ def _wrap_cold(points: Points) -> None:
             _admitting.reset(token)
 
     async def stop_under_lease(self: AuthorizerApi, path: str, peer: Peer, attempt: Callable[..., Any]) -> Any:
-        # The first of a call's two leases only admits the caller.
-        return await under_lease(self, path, peer, attempt if _admitting.get() else _staged(points, attempt))
+        return await under_lease(self, path, peer, attempt if is_admitting() else _staged(points, attempt))
 
     async def check_and_stop(self: AuthorizerApi, request: bytes, peer: Peer) -> bytes:
         points.checks_begun += 1
         answer = await check(self, request, peer)
-        await points.reach(CHECK_BEFORE_SEND)
+        await points.reach(BEFORE_SEND)
         return answer
 
     async def fetch_or_stop(self: Recognition, missing: Missing, refuted: set[bytes]) -> None:
@@ -196,38 +200,39 @@ def _staged(points: Points, attempt: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal stopped
         if decided:
             return decided[0]
-        if not stopped and points.will_stop(CHECK_AFTER_CAPTURE):
+        if not stopped and points.will_stop(AFTER_CAPTURE):
             stopped = True
-            return Missing(_STOP, CHECK_AFTER_CAPTURE)
-        points.pass_by(CHECK_AFTER_CAPTURE)
+            return Missing(_STOP, AFTER_CAPTURE)
+        points.pass_by(AFTER_CAPTURE)
         result = attempt(*arguments)
         if isinstance(result, Missing | AllMissing):
             return result
-        if points.will_stop(CHECK_AFTER_DECIDE):
+        if points.will_stop(AFTER_DECIDE):
             decided.append(result)
-            return Missing(_STOP, CHECK_AFTER_DECIDE)
-        points.pass_by(CHECK_AFTER_DECIDE)
+            return Missing(_STOP, AFTER_DECIDE)
+        points.pass_by(AFTER_DECIDE)
         return result
 
     return staged
 
 
 def _wrap_warm(points: Points) -> None:
-    warm = AuthorizerApi._warm
+    warm: Callable[..., Any] = AuthorizerApi._warm
 
-    def warm_or_stop(self: AuthorizerApi, path: str, credential: str | None, attempt: Callable[..., Any]) -> Any:
+    def warm_or_stop(self: AuthorizerApi, *call: Any) -> Any:
         if any(points.will_stop(name) for name in OURS):
             return None
+        *others, attempt = call
 
         def staged(*arguments: Any) -> Any:
-            points.pass_by(CHECK_AFTER_CAPTURE)
+            points.pass_by(AFTER_CAPTURE)
             result = attempt(*arguments)
-            points.pass_by(CHECK_AFTER_DECIDE)
+            points.pass_by(AFTER_DECIDE)
             return result
 
-        answer = warm(self, path, credential, staged)
+        answer = warm(self, *others, staged)
         if answer is not None:
-            points.pass_by(CHECK_BEFORE_SEND)
+            points.pass_by(BEFORE_SEND)
         return answer
 
     _put(AuthorizerApi, "_warm", warm_or_stop)

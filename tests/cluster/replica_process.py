@@ -19,10 +19,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from doorward.core.secret import generate
 from doorward_server import telemetry
 from doorward_server.app import App
 from doorward_server.replica.holding import Holding
 from doorward_server.replica.lease_keeper import LeaseKeeper
+from doorward_server.replica.tasks import Tasks
 from doorward_server.replica.timing import Signal, Timing
 from doorward_server.service import issue
 from doorward_server.settings import Settings
@@ -69,10 +71,19 @@ class Parts:
     def __init__(self) -> None:
         self.holding: Holding | None = None
         self.keeper: LeaseKeeper | None = None
+        self.tasks: Tasks | None = None
         self.secret: Secret | None = None
         self._remember(Holding, "holding")
         self._remember(LeaseKeeper, "keeper")
+        self._remember(Tasks, "tasks")
         self._remember_secrets()
+
+    @property
+    def all(self) -> tuple[Holding, LeaseKeeper, Tasks]:
+        """Raises: ValueError, they are not built yet."""
+        if self.holding is None or self.keeper is None or self.tasks is None:
+            raise ValueError("the app is not built yet")
+        return self.holding, self.keeper, self.tasks
 
     def _remember(self, part: type, name: str) -> None:
         begin = part.__init__  # type: ignore[misc]
@@ -84,8 +95,6 @@ class Parts:
         setattr(part, "__init__", remembered)  # noqa: B010
 
     def _remember_secrets(self) -> None:
-        generate = issue.generate
-
         def remembered(kind: SecretKind, subject_id: str) -> Secret:
             self.secret = generate(kind, subject_id)
             return self.secret
@@ -142,9 +151,8 @@ class Control:
         else:
             self.tell(id=number, answer=answer)
 
-    def _wake(self) -> dict[str, object]:
+    def _wake(self) -> None:
         self._timing.stepped.wake()
-        return self._status()
 
     def _skew(self, rate: float) -> None:
         self._timing.skewed.skew(rate)
@@ -154,9 +162,7 @@ class Control:
         return None if self.parts.secret is None else self.parts.secret.reveal()
 
     def _status(self) -> dict[str, object]:
-        holding, keeper, now_ns = self.parts.holding, self.parts.keeper, self._timing.now_ns()
-        if holding is None or keeper is None:
-            return {}
+        holding, keeper, tasks, now_ns = (*self.parts.all, self._timing.now_ns())
         end_ns = holding.lease.capture(now_ns)
         return {
             "applied": holding.applied,
@@ -167,6 +173,7 @@ class Control:
             "known_end": holding.known_end,
             "renewals": keeper._answered,
             "checks_begun": self.points.checks_begun,
+            "tasks": len(tasks._running),
             "sleepers_ms": sorted((at_ns - now_ns) / 1e6 for at_ns in self._timing.sleepers.values()),
         }
 

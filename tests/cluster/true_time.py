@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import mmap
 import struct
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from doorward.clock import SystemClock
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["SkewedClock", "TrueTime"]
 

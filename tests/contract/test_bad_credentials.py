@@ -21,6 +21,7 @@ from tests.support.wire import (
     every_rpc,
     mistyped,
     on_all,
+    raw,
     raw_stream,
     refusal_of,
     refused,
@@ -104,7 +105,7 @@ def test_one_text_is_told_for_all_that_is_whole_and_proves_nobody(stubs: Stubs, 
 @pytest.mark.parametrize("length", [161, 1000, 7000, 10_000, 20_000])
 def test_a_credential_that_is_far_too_long_is_refused(stubs: Stubs, length: int) -> None:
     rpc = RPCS["TokenAdmin.GetToken"]
-    call = stubs.channel.unary_unary(rpc.path)
+    call = raw(stubs.channel, rpc.path)
 
     code = code_of(lambda: call(b"", metadata=bearer("x" * length), timeout=20))
 

@@ -9,6 +9,7 @@ before = rows.footprint()                                      # what any change
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from doorward.v1 import account_admin_pb2, authorizer_pb2, system_admin_pb2, tok
 from doorward.v1.types_pb2 import DenyReason, Grant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from doorward.v1.types_pb2 import Consistency, ServiceToken
@@ -363,6 +364,17 @@ class Rows:
 
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             return runner.run(run())
+
+    @contextlib.contextmanager
+    def holding(self, sql: str) -> Iterator[None]:
+        """Runs a statement and keeps its transaction open, with the locks that it took, to the end of the block."""
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            connection = runner.run(asyncpg.connect(self._url_file.read_text(encoding="utf-8").strip()))
+            try:
+                runner.run(connection.execute(f"BEGIN; {sql}"))
+                yield
+            finally:
+                runner.run(connection.close())
 
     def footprint(self) -> tuple[Any, ...]:
         """What any change would move: the log's end, the audit chain's head, the numbers of rows."""

@@ -95,7 +95,6 @@ def decide(
     token: TokenEntry,
     account: AccountEntry,
     permission: Permission,
-    *,
     account_id: str | None,
     project_id: str | None,
     project_account_id: str | None,

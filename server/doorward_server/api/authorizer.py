@@ -22,7 +22,7 @@ from doorward.core.matrix import DenyReason, Grant, effective_state, held_permis
 from doorward.v1 import authorizer_pb2 as pb
 from doorward.v1 import types_pb2
 from doorward_server.api import convert
-from doorward_server.api.access import TABLE
+from doorward_server.api.access import TABLE, is_admitted
 from doorward_server.api.checks import Checker, encode_batch, item_of, items_of, note_violations
 from doorward_server.api.encoding import encode_check
 from doorward_server.api.errors import Status, status_of
@@ -197,16 +197,19 @@ class AuthorizerApi:
         self, path: str, request: bytes, credential: str | None, attempt: Callable[[bytes, Catalog, int], bytes | None]
     ) -> bytes | Status | None:
         holding = self._holding
-        end_ns = holding.capture()
-        if end_ns is None:
+        begun = holding.begin()
+        if begun is None:
             return self._no_lease
-        position, now_us = holding.history.applied, holding.latest_us()
+        end_ns, now_us = begun
+        position = holding.history.applied
         answer: bytes | Status | None
         try:
             caller = self._callers.find(credential, now_us, None)
             if isinstance(caller, Missing):
                 return None
-            require_admitted(path, TABLE[path], caller)
+            access = TABLE[path]
+            if not is_admitted(access, caller):
+                require_admitted(path, access, caller)
             catalog = self._authorizer.find_catalog()
             answer = None if isinstance(catalog, Missing) else attempt(request, catalog, now_us)
         except DecodeError:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from doorward_server.telemetry import redact
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -42,9 +44,8 @@ def status_of(refused: Refused) -> Status:
 
 def rpc_status_of(refused: Refused) -> status_pb2.Status:
     """The same as a message, for the results of a batch."""
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=refused.metadata)
-    ]
+    metadata = {key: redact(value) for key, value in refused.metadata.items()}
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=metadata)]
     if refused.violations:
         details.append(_bad_request(refused))
     if refused.retry_after_s is not None:
@@ -70,7 +71,7 @@ def _bad_request(refused: Refused) -> error_details_pb2.BadRequest:
     bad_request = error_details_pb2.BadRequest()
     for shown, violation in enumerate(refused.violations):
         more = error_details_pb2.BadRequest.FieldViolation(
-            field=violation.field, description=_bounded(violation.description), reason=violation.reason
+            field=redact(violation.field), description=_bounded(violation.description), reason=violation.reason
         )
         if shown and bad_request.ByteSize() + more.ByteSize() > MAX_DETAILS:
             text = f"and {len(refused.violations) - shown} more"
@@ -81,7 +82,9 @@ def _bad_request(refused: Refused) -> error_details_pb2.BadRequest:
 
 
 def _bounded(text: str) -> str:
-    return text if len(text) <= 1000 else f"{text[:1000]}…"
+    """At most 1,000 characters, without what looks like a secret: part of one may have been given for an id."""
+    shown = redact(text)
+    return shown if len(shown) <= 1000 else f"{shown[:1000]}…"
 
 
 def _packed(message: Message) -> any_pb2.Any:

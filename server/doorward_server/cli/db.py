@@ -1,7 +1,11 @@
-"""`doorward db migrate`: brings the database's schema up to date, without a server."""
+"""`doorward db migrate | new-epoch`: the database's schema, and its life after a restore, without a server.
 
+Design sections 6 and 7.
+"""
+
+import json
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -13,7 +17,7 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="The database, without a server.")
 
-# No migration needs a pepper key, and who migrates a database need not have any.
+# Neither command needs a pepper key, and who looks after a database need not have any.
 _NO_PEPPER: Final = {"pepper_file": Path("pepper.keys")}
 
 
@@ -34,3 +38,28 @@ def migrate(settings: Settings) -> None:
 
     applied = migrate_schema(settings)
     output.say(*(f"Applied {name}" for name in applied) if applied else ("The schema is up to date.",))
+
+
+@app.command("new-epoch", short_help="Begin a new epoch in a database that was restored.")
+@takes_settings("data_dir", "database_url", "database_pooler", "accept_failover_loss", "hold", filled_in=_NO_PEPPER)
+def new_epoch(settings: Settings, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Begin a new epoch in a database that was restored from a backup.
+
+    For when all servers and the former database are stopped and the backup is in place, before the servers start.
+    Forgets the replicas that the backup knows, and waits until none of them can answer a check any more: the longest
+    hold among them, and at least --hold, which must be the longest that any server was started with. Revisions of
+    before are refused from then on. Killed while it waits, it has changed nothing; a repeat begins one epoch more,
+    which does no harm.
+    """
+    from doorward_server.cli.offline import new_epoch as begin  # noqa: PLC0415 - a client command need not load it
+
+    begun = begin(settings, output.note)
+    if json_:
+        told = {"revision": str(begun.revision), "replicas_forgotten": begun.replicas, "waited_ms": begun.hold_ms}
+        output.write(json.dumps(told, indent=2) + "\n")
+        return
+    output.say(
+        f"A new epoch has begun, at revision {begun.revision}.",
+        "Start the servers now. What was revoked, disabled or suspended after the backup was made is active again, and",
+        "what was issued after it is unknown: revoke it anew before callers come back.",
+    )

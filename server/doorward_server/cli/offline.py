@@ -1,4 +1,4 @@
-"""What works on the database without a server: migrations, the retiring of a pepper key, a direct operator.
+"""What works on the database without a server: migrations, a new epoch, the retiring of a pepper key, a direct operator.
 
 The database is the one that --database-url names; else the data directory's own PostgreSQL: a running server's, or, where
 none runs, one that is started for the moment. What is wrong with it is said in words. Imported by the commands that need
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from doorward.clock import SystemClock
 from doorward_server import telemetry
 from doorward_server.cli.failure import fail
 from doorward_server.credentials.pepper import PepperInvalid
@@ -18,6 +19,8 @@ from doorward_server.embedded.directory import URL_FILE
 from doorward_server.embedded.errors import EmbeddedUnavailable
 from doorward_server.embedded.postgres import EmbeddedPostgres
 from doorward_server.errors import Refused
+from doorward_server.replica.timing import Timing
+from doorward_server.service.epochs import begin_new_epoch
 from doorward_server.service.operators import create_operators, new_operator
 from doorward_server.start import StartRefused, open_database, open_ring
 from doorward_server.storage import migrate, peppers
@@ -25,13 +28,15 @@ from doorward_server.storage.failures import DatabaseUnusable, StatementRefused
 from doorward_server.storage.pool import Database
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from doorward.core.secret import Secret
     from doorward_server.model import OperatorRole
+    from doorward_server.service.epochs import EpochBegun
     from doorward_server.settings import Settings
+    from doorward_server.storage.epochs import Departed
 
-__all__ = ["create_operator", "forget_pepper_key", "migrate_schema"]
+__all__ = ["create_operator", "forget_pepper_key", "migrate_schema", "new_epoch"]
 
 T = TypeVar("T")
 
@@ -51,6 +56,26 @@ def migrate_schema(settings: Settings) -> list[str]:
     async def operation() -> list[str]:
         async with _opened_database(settings) as database:
             return await migrate.migrate(database)
+
+    return _run(operation())
+
+
+def new_epoch(settings: Settings, tell: Callable[[str], None]) -> EpochBegun:
+    """Begins a new epoch after a restore; `tell` is told what is waited for.
+
+    Raises:
+        typer.Exit: it could not be done; why was said.
+    """
+
+    def on_wait(departed: Departed) -> None:
+        tell(
+            f"Waiting {departed.hold_ms / 1000:g} s, until no server can hold a lease of before "
+            f"({departed.replicas} in the backup) …"
+        )
+
+    async def operation() -> EpochBegun:
+        async with _opened_database(settings) as database:
+            return await begin_new_epoch(database, Timing(SystemClock()), settings.hold_ms, on_wait)
 
     return _run(operation())
 

@@ -24,9 +24,9 @@ def serve(settings: Settings) -> None:
     """
     # A client command need not load the whole server, nor a parent the part that its workers do.
     if settings.workers > 1:
-        from doorward_server import workers  # noqa: PLC0415
+        from doorward_server.workers import parent  # noqa: PLC0415
 
-        raise typer.Exit(workers.run(settings))
+        raise typer.Exit(parent.run(settings))
     from doorward_server import app as server  # noqa: PLC0415
 
     raise typer.Exit(server.run(settings))

@@ -33,7 +33,7 @@ class Holding:
     def __init__(self, timing: Timing, *, hold_ms: int, tables: Tables, proofs: int) -> None:
         """`proofs` bounds the remembered proofs of tokens, and those of operators."""
         self.timing = timing
-        # The clock's own reading: every check takes three.
+        # The clock's own reading: every check takes two.
         self._now_ns = timing.clock.now_ns
         self.hold_ms = hold_ms
         self.tables = tables
@@ -114,6 +114,12 @@ class Holding:
         if number >= self.known_end:
             self.unapplied_since_ns = None
         self.moved.wake()
+
+    def begin(self) -> tuple[int, int] | None:
+        """`capture` and `latest_us` of one reading, for a check that begins now; None: it cannot be decided."""
+        now_ns = self._now_ns()
+        end_ns = self.lease.capture(now_ns)
+        return None if end_ns is None else (end_ns, self.database_time.latest_us(now_ns))
 
     def capture(self) -> int | None:
         """The end (a clock reading) of the usable lease, for a check that begins now; None: it cannot be decided."""

@@ -7,8 +7,7 @@ live is asked of the entry every time.
 
 from __future__ import annotations
 
-from operator import itemgetter
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import structlog
 
@@ -16,7 +15,6 @@ from doorward.core.entries import (
     OPERATOR_SECRETS,
     TOKEN_SECRETS,
     OperatorEntry,
-    SecretEntry,
     TokenEntry,
     find_live_secret,
 )
@@ -28,7 +26,7 @@ from doorward_server.replica.caches import Caches, Missing
 from doorward_server.storage import operators, tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from doorward.core.proofs import Proofs
     from doorward_server.credentials.hashing import Hasher
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Recognition", "Recognizer"]
 
 log = structlog.get_logger()
-E = TypeVar("E")
+E = TypeVar("E", bound="tuple[Any, ...]")
 
 LONGEST_PRESENTED: Final = 128
 
@@ -52,14 +50,14 @@ class Recognizer(Generic[E]):
         kind: SecretKind,
         table: FencedTable[E],
         proofs: Proofs,
-        secrets_of: Callable[[E], tuple[SecretEntry, ...]],
+        secrets_place: int,
         ring: PepperRing,
     ) -> None:
         self._kind = kind
         self._missing = "token" if kind is SecretKind.TOKEN else "operator"
         self._table = table
         self._proofs = proofs
-        self._secrets_of = secrets_of
+        self._secrets_place = secrets_place
         self._ring = ring
 
     def find(self, text: bytes, now_us: int, refuted: frozenset[bytes] | set[bytes] | None) -> E | Missing | None:
@@ -76,7 +74,7 @@ class Recognizer(Generic[E]):
             entry = self._table.get(subject_id)
             if entry is None:
                 return Missing(self._missing, subject_id)
-            if isinstance(entry, Unknown) or find_live_secret(self._secrets_of(entry), version, now_us) is None:
+            if isinstance(entry, Unknown) or find_live_secret(entry[self._secrets_place], version, now_us) is None:
                 return None
             return entry
         return self._compare(text, proof, now_us, refuted)
@@ -95,7 +93,7 @@ class Recognizer(Generic[E]):
         entry = self._table.get(secret.subject_id)
         if entry is None or isinstance(entry, Unknown):
             return None
-        return matches(self._secrets_of(entry), self._ring, secret.reveal(), now_us).version
+        return matches(entry[self._secrets_place], self._ring, secret.reveal(), now_us).version
 
     def proof_of(self, text: bytes) -> bytes:
         """What `refuted` holds of a text."""
@@ -112,7 +110,7 @@ class Recognizer(Generic[E]):
             return Missing(self._missing, secret.subject_id)
         if isinstance(entry, Unknown):
             return None
-        match = matches(self._secrets_of(entry), self._ring, text, now_us)
+        match = matches(entry[self._secrets_place], self._ring, text, now_us)
         if match.version is not None:
             if match.pepper_id != self._ring.current_id:
                 # Else the former key could never be retired.
@@ -137,10 +135,10 @@ class Recognition:
         self._hasher = hasher
         tables = holding.tables
         self.tokens = Recognizer(
-            SecretKind.TOKEN, tables.tokens, holding.token_proofs, itemgetter(TOKEN_SECRETS), ring
+            SecretKind.TOKEN, tables.tokens, holding.token_proofs, TOKEN_SECRETS, ring
         )
         self.operators = Recognizer(
-            SecretKind.OPERATOR, tables.operators, holding.operator_proofs, itemgetter(OPERATOR_SECRETS), ring
+            SecretKind.OPERATOR, tables.operators, holding.operator_proofs, OPERATOR_SECRETS, ring
         )
 
     async def fetch(self, missing: Missing, refuted: set[bytes]) -> None:

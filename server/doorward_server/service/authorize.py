@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 # Module names, because a member looked up on its enum costs as much as the rest of a line.
 _PROJECT_LEVEL: Final = Level.PROJECT
+# What calling a NamedTuple does, in half the time.
+_new: Final = tuple.__new__
 # A try that still misses something after so many loads runs against a storm of changes to the same things.
 MAX_TRIES: Final = 64
 # One batch must not take every connection of the pool.
@@ -123,17 +125,9 @@ class Authorizer:
             if owner is None:
                 return Missing("project", project_id)
             project_account_id = None if owner is UNKNOWN else owner
-        reason = decide(
-            token,
-            account,
-            permission,
-            account_id=account_id,
-            project_id=project_id,
-            project_account_id=project_account_id,
-            now_us=now_us,
-        )
-        # What Decision(…) does, in half the time.
-        return tuple.__new__(Decision, (reason, token[TOKEN_ID], token[TOKEN_ACCOUNT_ID]))
+        # By position: named arguments cost as much as the decision.
+        reason = decide(token, account, permission, account_id, project_id, project_account_id, now_us)
+        return _new(Decision, (reason, token[TOKEN_ID], token[TOKEN_ACCOUNT_ID]))
 
     def check(
         self,

@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from doorward_server import failpoints
+from doorward_server.failpoints import Failpoint
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -74,6 +77,7 @@ class Mutations:
     async def _commit_and_wait(
         self, transaction: Callable[[], Awaitable[Committed[T]]], until_ns: int | None, answer: asyncio.Future[Done[T]]
     ) -> None:
+        await failpoints.reach(Failpoint.MUTATION_AFTER_AUTHN)
         committed = await transaction()
         outcome = await self._barrier.passed(committed.revision, until_ns)
         answer.set_result(Done(committed.value, outcome.propagation))

@@ -1,8 +1,8 @@
-"""Begins a new epoch on a database that was restored: what was known of its former life counts no more (design section 7).
+"""Begins a new epoch in a database that was restored: what anyone knows of its former life counts no more.
 
-One transaction: nobody registers, renews or reports while it lasts, and whoever has a lease from before has lost it when
-it commits. Undone whole if it is not committed, so that a repeat finds the rows, and the holds in them, as they were.
-Called by `service/epochs.py`, for `doorward db new-epoch`.
+One transaction: nobody registers, renews or reports while it lasts, and by its commit whoever had a lease has lost it.
+Until then the rows stand for everybody else, so that a barrier goes on waiting for them; killed in between, nothing of it
+remains, and a repeat finds the rows and the holds in them. Called by `service/epochs.py`. Design section 7, Restore.
 """
 
 from __future__ import annotations
@@ -18,35 +18,34 @@ from doorward_server.storage.transaction import Bounds, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from datetime import datetime
 
     from doorward_server.model import AuditEvent
     from doorward_server.storage.connect import Connection
     from doorward_server.storage.pool import Database
 
-__all__ = ["LeasesEnded", "begin_epoch"]
+__all__ = ["Departed", "begin_epoch"]
 
 NONCE_BYTES: Final = 8
-# The longest hold that a row can say is 300 s. A process that stops in its wait is thrown out a little after it.
+# The longest hold is 300 s: the whole transaction gets longer than that, its statements what one may need for a lock.
 BOUNDS: Final = Bounds(idle_ms=30_000, lock_ms=60_000, statement_ms=60_000, commit_s=360.0)
+# Idle for this much longer than the wait lasts, its process is frozen, and must not keep everybody out.
 IDLE_MARGIN_MS: Final = 30_000
 
 HAS_SCHEMA = "SELECT to_regclass('state') IS NOT NULL AND to_regclass('replicas') IS NOT NULL"
 
-# Two at once would wait for each other's table lock, but in what order is nobody's to guess.
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('doorward new epoch', 0))"
 
-# Reading goes on: a barrier sees the rows until this commits, and waits for each of them by its hold.
+# Keeps out registrations, renewals and reports; barriers read on.
 LOCK_REPLICAS = "LOCK TABLE replicas IN SHARE ROW EXCLUSIVE MODE"
 
 DELETE_REPLICAS = "DELETE FROM replicas RETURNING hold_ms"
 
 # SET takes no parameters; `true` makes it SET LOCAL.
-ALLOW_WAIT = "SELECT set_config('idle_in_transaction_session_timeout', $1, true)"
+SET_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', $1, true)"
 
-READ_TIME = "SELECT clock_timestamp() FROM state"
+LOCK_STATE = "SELECT epoch, clock_timestamp() AS now FROM state FOR UPDATE"
 
-# The number goes on and the nonce is new: what a replica knows of the former epoch contradicts it in two ways.
+# The number goes on, and no row of `changes` is needed: everybody registers anew and stands at it from the start.
 NEW_EPOCH = """
 WITH begun AS (
     UPDATE state
@@ -63,44 +62,58 @@ SELECT epoch, revision FROM begun
 
 
 @dataclass(frozen=True, slots=True)
-class LeasesEnded:
-    """The rows that were deleted, and the longest hold in them; 0 if there were none."""
+class Departed:
+    """How many rows were deleted, and how long a lease of before may last: the longest hold, in milliseconds."""
 
     replicas: int
-    longest_hold_ms: int
+    hold_ms: int
 
 
 async def begin_epoch(
-    database: Database, event: AuditEvent, outlast: Callable[[LeasesEnded], Awaitable[None]]
-) -> Revision:
-    """Begins an epoch; the revision that stands at its start.
+    database: Database,
+    least_hold_ms: int,
+    outlast: Callable[[Departed], Awaitable[None]],
+    event_of: Callable[[int, Departed], AuditEvent],
+) -> tuple[Revision, Departed]:
+    """Begins an epoch; where the log stands in it, and who was forgotten. `event_of` is told the former epoch.
 
-    `outlast` is awaited when no lease can be renewed any more, and returns when none that stood then can be good.
-    Raises: DatabaseUnusable, if there is nothing of Doorward's in the database; errors.Unavailable DATABASE_UNAVAILABLE
-    (nothing was changed) or COMMIT_UNKNOWN (repeat it: one epoch more does no harm).
+    `outlast` is awaited once no lease can be renewed, and returns when `hold_ms` has passed since: the longest of all
+    rows, and no less than `least_hold_ms`, for a backup does not know who registered after it was made.
+    Raises: DatabaseUnusable, if nothing of Doorward's is there; errors.Unavailable DATABASE_UNAVAILABLE (nothing was
+    changed) or COMMIT_UNKNOWN (repeat it: one epoch more does no harm).
     """
+    await _prepare(database)
     async with database.session() as connection, transaction(connection, BOUNDS, dry_run=False):
-        if not await connection.fetchval(HAS_SCHEMA):
-            raise DatabaseUnusable("The database holds nothing of Doorward's: restore the backup first.")
         await connection.execute(LOCK)
-        await audit.ensure_partitions(connection)  # an old backup lacks this month's
         await connection.execute(LOCK_REPLICAS)
-        holds = [row["hold_ms"] for row in await connection.fetch(DELETE_REPLICAS)]
-        ended = LeasesEnded(len(holds), max(holds, default=0))
-        await connection.execute(ALLOW_WAIT, str(IDLE_MARGIN_MS + int(BOUNDS.commit_s * 1000)))
-        await outlast(ended)
-        return await _write(connection, event)
+        holds_ms = [row["hold_ms"] for row in await connection.fetch(DELETE_REPLICAS)]
+        departed = Departed(len(holds_ms), max([least_hold_ms, *holds_ms]))
+        await connection.execute(SET_IDLE, str(departed.hold_ms + IDLE_MARGIN_MS))
+        await outlast(departed)
+        revision = await _write(connection, departed, event_of)
+    return revision, departed
 
 
-async def _write(connection: Connection, event: AuditEvent) -> Revision:
-    now: datetime | None = await connection.fetchval(READ_TIME)
-    if now is None:
+async def _prepare(database: Database) -> None:
+    """An old backup lacks the audit's partition of this month."""
+    async with database.reading() as connection:
+        if not await connection.fetchval(HAS_SCHEMA):
+            raise DatabaseUnusable("The database holds nothing of Doorward's; restore the backup into it first.")
+        await audit.ensure_partitions(connection)
+
+
+async def _write(
+    connection: Connection, departed: Departed, event_of: Callable[[int, Departed], AuditEvent]
+) -> Revision:
+    state = await connection.fetchrow(LOCK_STATE)
+    if state is None:
         raise unseeded()
-    row = await connection.fetchrow(
+    event = event_of(state["epoch"], departed)
+    (begun,) = await connection.fetch(
         NEW_EPOCH,
         secrets.token_bytes(NONCE_BYTES),
-        audit.event_digest(event, now),
-        now,
+        audit.event_digest(event, state["now"]),
+        state["now"],
         event.account_id,
         event.actor,
         event.on_behalf_of,
@@ -110,4 +123,4 @@ async def _write(connection: Connection, event: AuditEvent) -> Revision:
         audit.as_json(event.after),
         event.peer,
     )
-    return Revision(row["epoch"], row["revision"])
+    return Revision(begun["epoch"], begun["revision"])

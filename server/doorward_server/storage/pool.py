@@ -76,7 +76,9 @@ class Database:
             return await self.connector.connect()
         except DRIVER_ERRORS as error:
             places = self.connector.url.places
-            raise DatabaseUnusable(f"The database at {places} cannot be used ({name_of(error)}).") from None
+            raise DatabaseUnusable(
+                f"The database at {places} cannot be used ({name_of(error)}). Is it running, and does the database URL lead to it?"
+            ) from None
 
     async def open(self) -> None:
         """Connects once, so that a database that cannot be used is known at once.

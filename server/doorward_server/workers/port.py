@@ -2,7 +2,7 @@
 
 SO_REUSEPORT admits whoever sets it, so it must not be what decides whether the port is free: this socket is bound without
 it, which fails while anybody else has the port, and sets it only then. It never listens, and so takes no connection; but
-as long as it is open, a server that does not share ports is refused. Called by `workers.py`. Linux only: elsewhere the
+as long as it is open, a server that does not share ports is refused. Called by `parent.py`. Linux only: elsewhere the
 connections would not be spread.
 """
 
@@ -94,4 +94,3 @@ def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
         bound.close()
         raise
     return bound
-

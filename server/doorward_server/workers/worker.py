@@ -1,8 +1,8 @@
 """One worker: the process of one replica that shares its port with others of the same parent (design section 9).
 
-`python -m doorward_server.worker DESCRIPTOR NUMBER`, run by `workers.py` alone. DESCRIPTOR is its end of a socket pair:
-the settings come over it, so that no password stands in a process list, and the parent is told over it what it must know
-of a process that may die at any moment. Its end of file says that the parent is gone; then this process stops, too.
+`python -m doorward_server.workers.worker DESCRIPTOR NUMBER`, run by `process.py` alone. DESCRIPTOR is its end of a socket
+pair: the settings come over it, so that no password stands in a process list, and the parent is told over it what it must
+know of a process that may die at any moment. Its end of file says that the parent is gone; then this process stops, too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,122 @@
+"""The HTTP page: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever restarts or routes (design section 9).
+
+Served by a thread of its own, so that it answers while the event loop is busy; it only reads. Started and stopped by
+`app.py`. Never a secret in it: the metrics have no labels that could hold one.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import make_wsgi_app
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from doorward_server.metrics import REGISTRY
+from doorward_server.settings import Listen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from prometheus_client.metrics_core import Metric
+
+    from doorward_server.replica.holding import Holding
+
+__all__ = ["Monitoring"]
+
+STOP_WITHIN_S: Final = 5.0
+
+
+class _ReplicaMetrics:
+    """The replica's state, read when it is asked for."""
+
+    def __init__(self, holding: Holding) -> None:
+        self._holding = holding
+
+    def collect(self) -> Iterator[Metric]:
+        """Lease, position and what is held in memory."""
+        holding = self._holding
+        end_ns, now_ns = holding.capture(), holding.timing.now_ns()
+        left_s = 0.0 if end_ns is None else max(end_ns - now_ns, 0) / 1e9
+        yield _gauge("lease_seconds", "How long the lease is still good; 0: no check is answered.", left_s)
+        yield _gauge("hold_seconds", "What a change waits for this replica at the most.", holding.hold_ms / 1000)
+        yield _gauge("applied_revision", "The newest change that was applied here.", holding.applied)
+        lag = max(holding.known_end - holding.applied, 0)
+        yield _gauge("lag_changes", "Changes that a renewal told of and that are not applied yet.", lag)
+        held = GaugeMetricFamily("doorward_cached", "Entries in memory.", labels=("kind",))
+        tables = holding.tables
+        for kind, count in (
+            ("token", len(tables.tokens)),
+            ("account", len(tables.accounts)),
+            ("project", len(tables.projects)),
+            ("operator", len(tables.operators)),
+            ("token_proof", len(holding.token_proofs)),
+        ):
+            held.add_metric((kind,), count)
+        yield held
+
+
+class _Quiet(WSGIRequestHandler):
+    """A handler that does not write a line for each scrape."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+        """Nothing."""
+
+
+class Monitoring:
+    """The page of one process."""
+
+    def __init__(self, listen: str, holding: Holding) -> None:
+        self._holding = holding
+        self._collector = _ReplicaMetrics(holding)
+        REGISTRY.register(self._collector)
+        self._metrics = make_wsgi_app(REGISTRY)
+        address = Listen(listen)
+        self._server = make_server(
+            address.host, address.port, self._answer, server_class=ThreadingWSGIServer, handler_class=_Quiet
+        )
+        self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that was taken."""
+        host, port = self._server.server_address[:2]
+        return f"{host!s}:{port}"
+
+    def start(self) -> None:
+        """Answers from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answers no more; returns when the thread has ended."""
+        self._server.shutdown()
+        self._thread.join(STOP_WITHIN_S)
+        self._server.server_close()
+        REGISTRY.unregister(self._collector)
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "/")
+        if path == "/metrics":
+            page: Iterable[bytes] = self._metrics(environ, start_response)
+            return page
+        if path == "/livez":
+            return _say(start_response, "200 OK", "alive")
+        if path == "/readyz":
+            if self._holding.capture() is None:
+                return _say(
+                    start_response, "503 Service Unavailable", "no lease: this replica decides nothing at present"
+                )
+            return _say(start_response, "200 OK", "ready")
+        return _say(start_response, "404 Not Found", "try /metrics, /livez or /readyz")
+
+
+def _say(start_response: StartResponse, status: str, text: str) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [f"{text}\n".encode()]
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"doorward_{name}", text, value=value)

@@ -1,0 +1,143 @@
+"""Fixtures of the fault tests: real replica processes on one real PostgreSQL, on a clock that the test holds.
+
+def test_…(cluster: Cluster): ...                                  # three replicas a, b, c, shared and made well before each test
+def test_…(start_cluster: StartCluster):
+    two = start_cluster(2, hold_ms=1000, without=("caplease",))    # of the test's own, ended after it
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import pytest
+
+from doorward_server.credentials import pepper
+from doorward_server.model import OperatorRole
+from doorward_server.service.operators import create_operators, new_operator
+from doorward_server.storage.pool import Database
+from tests.cluster.clients import KINDS, Kind
+from tests.cluster.clusters import Cluster, Deployment
+from tests.cluster.lines import Background
+from tests.support.postgres import scratch_directory
+from tests.support.server import bearer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from doorward_server.credentials.pepper import PepperRing
+    from tests.support.postgres import PostgresServer
+    from tests.support.wire import Metadata
+
+NAMES: Final = ("a", "b", "c")
+# Long enough that no time-out of real time is met on a busy machine; waits take steps of true time, not seconds.
+HOLD_MS: Final = 4000
+
+
+class StartCluster(Protocol):
+    """Starts a cluster of the test's own."""
+
+    def __call__(self, count: int, *, hold_ms: int = HOLD_MS, without: Sequence[str] = ()) -> Cluster: ...
+
+
+class Deployments:
+    """Makes databases with two operators in them, as copies of one that was prepared."""
+
+    def __init__(self, background: Background, server: PostgresServer, template: str, directory: Path) -> None:
+        self._background = background
+        self._server = server
+        self._pepper_file = directory / "pepper.keys"
+        self._ring = pepper.create(self._pepper_file)
+        self._credentials: list[Metadata] = []
+        self._names: list[str] = []
+        self._template = background.run(self._prepare(template, self._ring))
+
+    def make(self) -> Deployment:
+        """A deployment with a database of its own."""
+        name = self._background.run(self._server.create_database(template=self._template))
+        self._names.append(name)
+        admin, caller = self._credentials
+        return Deployment(self._server.url(name), self._pepper_file, admin, caller)
+
+    def close(self) -> None:
+        """Drops every database."""
+        for name in [*self._names, self._template]:
+            self._background.run(self._server.drop_database(name))
+
+    async def _prepare(self, template: str, ring: PepperRing) -> str:
+        name = await self._server.create_database(template=template)
+        database = Database(self._server.url(name), hold_ms=HOLD_MS)
+        await database.open()
+        try:
+            operators = [new_operator(ring, role, role.name) for role in (OperatorRole.ADMIN, OperatorRole.CALLER)]
+            await create_operators(database, operators)
+            self._credentials = [bearer(operator.secret.reveal()) for operator in operators]
+        finally:
+            await database.close()
+        return name
+
+
+@pytest.fixture(scope="session")
+def background() -> Iterator[Background]:
+    """The event loop beside the tests' threads."""
+    background = Background()
+    yield background
+    background.close()
+
+
+@pytest.fixture(scope="session")
+def deployments(
+    background: Background, postgres_server: PostgresServer, migrated_template: str
+) -> Iterator[Deployments]:
+    """Databases for clusters."""
+    with scratch_directory() as directory:
+        deployments = Deployments(background, postgres_server, migrated_template, directory)
+        yield deployments
+        deployments.close()
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(background: Background, deployments: Deployments) -> Iterator[Cluster]:
+    """Three replicas for all tests; each uses accounts of its own and begins with `begin_test`."""
+    with tempfile.TemporaryDirectory(prefix="dw-") as directory:
+        cluster = Cluster(deployments.make(), background, Path(directory), hold_ms=HOLD_MS)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Cluster:
+    """Three replicas a, b and c, all well, and an empty history."""
+    shared_cluster.begin_test(NAMES)
+    return shared_cluster
+
+
+@pytest.fixture
+def start_cluster(background: Background, deployments: Deployments) -> Iterator[StartCluster]:
+    """Starts clusters that the test does not share, and ends them."""
+    clusters: list[Cluster] = []
+    with tempfile.TemporaryDirectory(prefix="dw-") as directory:
+
+        def start(count: int, *, hold_ms: int = HOLD_MS, without: Sequence[str] = ()) -> Cluster:
+            own = Path(directory) / str(len(clusters))
+            own.mkdir()
+            cluster = Cluster(deployments.make(), background, own, hold_ms=hold_ms, without=without)
+            clusters.append(cluster)
+            cluster.start(*NAMES[:count])
+            return cluster
+
+        try:
+            yield start
+        finally:
+            for cluster in clusters:
+                cluster.close()
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.rpc)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """The mutation: each that takes something away is put to the same tests."""
+    assert isinstance(request.param, Kind)
+    return request.param
