@@ -18,7 +18,7 @@ class Table:
         """One more row."""
         self.rows.append(cells)
 
-    def require(self, is_met: bool, sentence: str) -> None:  # noqa: FBT001
+    def require(self, is_met: bool, sentence: str) -> None:
         """Notes the sentence unless the target is met."""
         if not is_met:
             self.missed.append(sentence)
@@ -28,5 +28,8 @@ class Table:
         lines = [self.columns, *self.rows]
         widths = [max(len(line[place]) for line in lines) for place in range(len(self.columns))]
         rule = "| " + " | ".join("-" * width for width in widths) + " |"
-        formed = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+        formed = [
+            "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+            for line in lines
+        ]
         return "\n".join([f"**{self.title}**", "", formed[0], rule, *formed[1:]])

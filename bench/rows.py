@@ -40,6 +40,10 @@ SET_ON_ONE: Final = "job_admin"
 PERMISSION_ON_ALL: Final = "metadata:read"
 PERMISSION_ON_ONE: Final = "jobs:write"
 
+TOKEN_COLUMNS: Final = (
+    *("token_id", "account_id", "display_name", "description", "labels", "allow_self_rotation", "disabled"),
+    *("create_time", "update_time", "created_by", "create_revision", "revision"),
+)
 MOVE_REVISION: Final = "UPDATE state SET revision = revision + $1 RETURNING revision, nonce"
 RETIRED: Final = """
 INSERT INTO changes (revision, nonce, kind, account_id, subjects, commit_time)
@@ -113,12 +117,13 @@ async def _copy(connection: asyncpg.Connection[asyncpg.Record], population: Popu
     # The rows are consistent by construction, and counted below: no trigger for each of six million references.
     await connection.execute("SET session_replication_role = replica")
     async with connection.transaction():
-        revision, nonce = await connection.fetchrow(MOVE_REVISION, count)
+        (moved,) = await connection.fetch(MOVE_REVISION, count)
+        revision, nonce = moved
         await connection.execute(RETIRED, revision, nonce)
         for table, columns, rows in _tables(population, ring, now, revision - count):
             await connection.copy_records_to_table(table, columns=columns, records=rows)
-    counted = tuple(await connection.fetchrow(COUNT))
-    if counted != (count, count, 2 * count, count):
+    (counted,) = await connection.fetch(COUNT)
+    if tuple(counted) != (count, count, 2 * count, count):
         raise RuntimeError(f"the rows do not fit together: {counted}")
     await connection.execute("VACUUM (ANALYZE)")
 
@@ -140,16 +145,11 @@ def _tables(
     yield (
         "projects",
         ("project_id", "account_id", "display_name", "create_time"),
-        (
-            (project_id(i + k), account_id(i), "Bench", now)
-            for i in account_indices
-            for k in range(PROJECTS_IN_ACCOUNT)
-        ),
+        ((project_id(i + k), account_id(i), "Bench", now) for i in account_indices for k in range(PROJECTS_IN_ACCOUNT)),
     )
     yield (
         "tokens",
-        ("token_id", "account_id", "display_name", "description", "labels", "allow_self_rotation", "disabled")
-        + ("create_time", "update_time", "created_by", "create_revision", "revision"),
+        TOKEN_COLUMNS,
         (
             (token_id(i), account_id(i), "Bench", "", "{}", False, False, now, now, "operator:bench", r, r)
             for i, r in zip(indices, range(first_revision + 1, first_revision + 1 + population.count), strict=True)

@@ -31,6 +31,7 @@ from doorward_server.api.system_admin import SystemAdmin
 from doorward_server.api.token_admin import TokenAdmin
 from doorward_server.api.wrapper import Binder
 from doorward_server.credentials.hashing import Hasher
+from doorward_server.monitoring import Monitoring
 from doorward_server.replica.barrier import Barrier
 from doorward_server.replica.caches import Caches
 from doorward_server.replica.feed import Feed
@@ -184,6 +185,7 @@ class App:
         runs.append(health.run())
         if embedded is not None:
             runs.append(embedded.run())
+        monitoring = self._monitoring(replica.holding)
         keeper = group.create_task(replica.keeper.run())
         parts = [group.create_task(work) for work in runs]
         try:
@@ -219,7 +221,23 @@ class App:
             await replica.hasher.close()
             for line in replica.lines:
                 await line.close()
+            if monitoring is not None:
+                monitoring.stop()
         log.info("server_stopped")
+
+    def _monitoring(self, holding: Holding) -> Monitoring | None:
+        listen = self._settings.http
+        if listen is None:
+            return None
+        try:
+            monitoring = Monitoring(listen, holding)
+        except OSError:
+            raise StartRefused(
+                cannot_listen(listen, "the address is in use, or is none of this machine", "--http")
+            ) from None
+        monitoring.start()
+        log.info("monitoring_started", address=monitoring.address)
+        return monitoring
 
     async def _lease_or_stop(self, holding: Holding) -> None:
         """Returns once there is a lease, or nobody needs one any more."""

@@ -66,8 +66,18 @@ class _Quiet(WSGIRequestHandler):
         """Nothing."""
 
 
+class _Server(ThreadingWSGIServer):
+    """A worker that is being replaced and its successor have the port together for a moment."""
+
+    allow_reuse_port = True
+
+
 class Monitoring:
-    """The page of one process."""
+    """The page of one process.
+
+    Raises:
+        OSError: on construction, the address is taken or none of this machine.
+    """
 
     def __init__(self, listen: str, holding: Holding) -> None:
         self._holding = holding
@@ -75,9 +85,7 @@ class Monitoring:
         REGISTRY.register(self._collector)
         self._metrics = make_wsgi_app(REGISTRY)
         address = Listen(listen)
-        self._server = make_server(
-            address.host, address.port, self._answer, server_class=ThreadingWSGIServer, handler_class=_Quiet
-        )
+        self._server = make_server(address.host, address.port, self._answer, server_class=_Server, handler_class=_Quiet)
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
 
     @property

@@ -63,6 +63,10 @@ class Settings(BaseSettings):
         le=64,
         description="Server processes that share the port, each a replica of its own: one for each core.",
     )
+    http: str | None = Field(
+        default=None,
+        description="Where /metrics, /livez and /readyz are served: HOST:PORT. Worker 2 has the next port, and so on.",
+    )
     insecure: bool = Field(
         default=False, description="Serve beyond loopback without TLS. Secrets then cross the network in the clear."
     )
@@ -116,6 +120,13 @@ class Settings(BaseSettings):
     @classmethod
     def _listen_is_an_address(cls, value: str) -> str:
         Listen(value)
+        return value
+
+    @field_validator("http")
+    @classmethod
+    def _http_is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not Listen(value).host:
+            raise ValueError("must be HOST:PORT, for example 127.0.0.1:9464")
         return value
 
     @field_validator("database_url")

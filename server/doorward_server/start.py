@@ -201,9 +201,9 @@ async def _require_keys(database: Database, ring: PepperRing, settings: Settings
         await state.add_fingerprint(connection, ring.current_id, own[ring.current_id])
 
 
-def cannot_listen(listen: str, why: str) -> str:
+def cannot_listen(listen: str, why: str, option: str = "--listen") -> str:
     """For an error's sentence."""
-    return f"cannot listen on {listen}: {why}; choose another one with --listen"
+    return f"cannot listen on {listen}: {why}; choose another one with {option}"
 
 
 def exit_status(work: Coroutine[Any, Any, None]) -> int:

@@ -184,16 +184,14 @@ class Client:
 
     # ---- what checks are about
 
-    def subject(self, *, issued: bool = True) -> Subject:
-        """A token with a grant on one project, in an account of its own; without `issued` all but the token."""
+    def subject(self, *, everywhere: bool = False) -> Subject:
+        """A token with a grant on one project, or `everywhere` on all, in an account of its own."""
         account_id = fresh_id("acc")
         project_id = f"{account_id}-p"
         subject = Subject(account_id, project_id, "", "", PERMISSION, "TOKEN_UNRECOGNIZED")
         _done(self.begin_put_account(account_id, "enterprise"))
         _done(self.begin_put_project(account_id, project_id))
-        if issued:
-            pending = self.begin_issue(subject)
-            _done(pending)
+        _done(self.begin_issue(subject, everywhere=everywhere))
         return subject
 
     def another_of(self, subject: Subject) -> Subject:

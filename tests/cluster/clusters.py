@@ -18,7 +18,7 @@ from tests.cluster.true_time import TrueTime
 from tests.support.wire import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
     from tests.cluster.clients import Kind
@@ -230,11 +230,17 @@ class Cluster:
         self.time.advance(milliseconds)
         self.wake()
 
-    def pass_time(self, milliseconds: float, keeping: Collection[Replica] = ()) -> None:
-        """That much passes, in steps in which those of `keeping` renew their leases."""
+    def pass_time(
+        self,
+        milliseconds: float,
+        keeping: Collection[Replica] = (),
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """That much passes, in steps in which those of `keeping` renew their leases; less, if `is_over()` after a step."""
         shortest_ms = min([replica.start.hold_ms for replica in keeping], default=self._hold_ms)
         left_ms, step_ms = milliseconds, shortest_ms / 20
-        while left_ms > 0:
+        while left_ms > 0 and not is_over():
             self.advance(min(step_ms, left_ms))
             left_ms -= step_ms
             for replica in keeping:
@@ -274,6 +280,7 @@ class Cluster:
         if not begun.is_done:
             self.history.committed(begun.record)
         at.release(Failpoint.BARRIER_AFTER_ROWS)
+        eventually(lambda: begun.is_done or at.status().barriers_asleep > 0)
         return begun
 
     def finish(self, begun: Pending[Mutation], at: Replica, *, despite: Collection[Replica] = ()) -> Mutation:
@@ -291,14 +298,19 @@ class Cluster:
     ) -> Mutation:
         """The end of a mutation that waits for somebody's hold, which began with its commit.
 
-        To a millisecond before it, then on to the end by single polls. A mutation that has ended before is left alone.
+        To a millisecond before it, then on to the end by single polls. If the mutation ends before, so does this.
         """
         committed_ns = begun.record.true_committed_ns
         assert committed_ns is not None or begun.is_done
-        if committed_ns is not None:
+        if committed_ns is not None and not begun.ended_within(0):
             hold_ms = self._hold_ms if hold_ms is None else hold_ms
             passed_ms = (self.time.now_ns() - committed_ns) / 1e6
-            self.pass_time(hold_ms / at.rate - passed_ms - 1, keeping)
+
+            def is_over() -> bool:
+                eventually(lambda: begun.is_done or at.status().barriers_asleep > 0)
+                return begun.is_done
+
+            self.pass_time(hold_ms / at.rate - passed_ms - 1, keeping, is_over=is_over)
         return self.poll(begun, at)
 
     def poll(self, begun: Pending[Mutation], at: Replica) -> Mutation:
@@ -307,9 +319,9 @@ class Cluster:
         def look() -> bool:
             if begun.ended_within(0.005):
                 return True
-            due_ms = next((due_ms for due_ms in at.status().sleepers_ms if due_ms <= POLL_MS), None)
-            if due_ms is not None:
-                self.advance(due_ms / at.rate + 0.001)
+            status = at.status()
+            if status.barriers_asleep and status.sleepers_ms[0] <= POLL_MS:
+                self.advance(status.sleepers_ms[0] / at.rate + 0.001)
             return begun.ended_within(0.005)
 
         eventually(look)

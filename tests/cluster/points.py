@@ -17,6 +17,7 @@ from doorward_server import failpoints
 from doorward_server.api.authorizer import AuthorizerApi
 from doorward_server.errors import Unavailable
 from doorward_server.failpoints import Failpoint
+from doorward_server.replica.barrier import Barrier
 from doorward_server.replica.caches import Missing
 from doorward_server.replica.lease_keeper import LeaseKeeper
 from doorward_server.replica.recognition import Recognition
@@ -76,6 +77,8 @@ class Points:
         self._tell = tell
         self._armed: dict[str, _Armed] = {}
         self.checks_begun = 0
+        # Barriers that sleep until their next look.
+        self.barriers_asleep = 0
 
     def arm(self, name: str, action: str, skip: int = 0, times: int | None = None) -> None:
         """`action`: pause, error, freeze, crash, or nothing (for a point that is only looked at)."""
@@ -143,16 +146,24 @@ def _die() -> NoReturn:
 
 
 def wrap_checks(points: Points) -> None:
-    """Puts the points of a check, and that after the row's DELETE, around the real code."""
+    """Puts the points of a check, and that after the row's DELETE, around the real code; counts barriers that sleep."""
     _wrap_cold(points)
     _wrap_warm(points)
-    leave = LeaseKeeper.leave
+    leave, pause = LeaseKeeper.leave, Barrier._pause
 
     async def leave_and_stop(self: LeaseKeeper) -> None:
         await leave(self)
         await points.reach(Step.SHUTDOWN_AFTER_DELETE.value)
 
+    async def pause_and_count(self: Barrier, *arguments: Any) -> None:
+        points.barriers_asleep += 1
+        try:
+            await pause(self, *arguments)
+        finally:
+            points.barriers_asleep -= 1
+
     _put(LeaseKeeper, "leave", leave_and_stop)
+    _put(Barrier, "_pause", pause_and_count)
 
 
 def _wrap_cold(points: Points) -> None:

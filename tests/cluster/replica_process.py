@@ -173,6 +173,7 @@ class Control:
             "known_end": holding.known_end,
             "renewals": keeper._answered,
             "checks_begun": self.points.checks_begun,
+            "barriers_asleep": self.points.barriers_asleep,
             "tasks": len(tasks._running),
             "sleepers_ms": sorted((at_ns - now_ns) / 1e6 for at_ns in self._timing.sleepers.values()),
         }

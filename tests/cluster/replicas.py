@@ -43,6 +43,7 @@ class Status:
     known_end: int
     renewals: int
     checks_begun: int
+    barriers_asleep: int
     tasks: int
     sleepers_ms: tuple[float, ...]
 

@@ -11,15 +11,12 @@ import contextlib
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
-from uuid import uuid4
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
 from doorward_server.errors import Unavailable
 from doorward_server.storage import changes, replicas
-from doorward_server.storage.line import Line
-from doorward_server.storage.pool import Database
 from tests.cluster.history import OK, Subject, now_ns
 from tests.support.database import opened, put_account
 from tests.support.replica import running
@@ -30,9 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from doorward_server.storage.pool import Database
     from tests.cluster.clients import Client
     from tests.support.nodes import Node
     from tests.support.pair import Pair
+    from tests.support.replica import Parts
 
 HOLD_S = 1.0
 ALLOWED, REVOKED, UNAVAILABLE = "ALLOWED", "TOKEN_REVOKED", "UNAVAILABLE"
@@ -53,7 +52,7 @@ class Traffic:
     def acknowledged(self) -> int:
         return len(self.issued) + len(self.revoked)
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -157,3 +156,102 @@ def test_what_a_pooled_connection_reads_at_a_deposed_primary_serves_nobody(pair:
     assert "load_from_another_history" in log.read_text(), "the first read was at the deposed primary"
     assert b.check(other, fully=True) == REVOKED
     pair.verify(pair.standby)
+
+
+async def test_a_replica_that_read_an_unreplicated_change_at_a_restarted_deposed_primary_begins_anew(
+    pair: Pair, tmp_path: Path
+) -> None:
+    hold_ms = round(HOLD_S * 1000)
+    async with opened(pair.primary.url, hold_ms=hold_ms) as deposed, running(deposed, tmp_path, hold_ms=hold_ms) as one:
+        replicated = (await put_account(deposed, "acme")).number
+        await one.usable()
+        await one.applied(replicated)
+        generation, replica_id = one.holding.history.generation, str(one.holding.replica_id)
+        await asyncio.to_thread(pair.standby.stop)
+        with pytest.raises(Unavailable, match="not acknowledge"):
+            await put_account(deposed, "lost")
+        await asyncio.to_thread(depose_and_restart, pair)
+
+        # It reads there what no standby has; but a renewal is a write.
+        await one.applied(replicated + 1)
+        unreplicated = one.holding.history.applied
+        assert unreplicated is not None
+        told = unreplicated.number, unreplicated.nonce
+        await eventually_async(lambda: one.holding.capture() is None)
+
+        async with opened(pair.standby.url, hold_ms=hold_ms) as promoted:
+            async with promoted.reading() as connection:
+                (row,) = await replicas.read_rows(connection)
+                assert row.replica_id == replica_id
+                assert row.applied_revision <= replicated
+                assert not await replicas.report(connection, replica_id, *told), "no such change yet"
+                await put_account(promoted, "kept")
+                assert not await replicas.report(connection, replica_id, *told), "another change"
+            route(one, promoted)
+            await one.usable()
+            assert one.holding.history.generation > generation
+            assert one.holding.applied == replicated + 1
+            assert not one.holding.history.holds(*told)
+            async with promoted.reading() as connection:
+                end = await changes.read_end(connection)
+            assert one.holding.history.holds(end.number, end.nonce)
+
+
+def depose_and_restart(pair: Pair) -> None:
+    """The standby, which lacks the newest change, is promoted; the primary crashes and comes back with that change."""
+    pair.standby.isolate()
+    pair.standby.start()
+    pair.standby.promote()
+    pair.primary.kill()
+    pair.primary.start()
+
+
+def route(replica: Parts, database: Database) -> None:
+    """From now on the replica's lines lead to another server."""
+    for line in replica.lines:
+        line._database = database
+        line.terminate()
+
+
+def test_a_barrier_counts_from_the_acknowledgement_however_long_that_was_held_back(pair: Pair) -> None:
+    hold_s = 2.0
+    a, b = pair.serve(2, pair.primary, pair.standby, hold_s=hold_s)
+    subject = a.subject()
+    for client in (a, b):
+        assert client.check(subject) == ALLOWED
+    with frozen(pair, b):
+        pair.standby.freeze()
+        revoking = a.begin_revoke(subject)
+        eventually(lambda: pair.primary.commits_that_wait() > 0)
+        eventually(lambda: now_ns() - revoking.record.begun_ns > hold_s * 1.2e9)
+        assert not revoking.is_done
+        assert a.check(subject) == UNAVAILABLE, "no renewal was acknowledged either"
+        pair.standby.thaw()
+        revoked = revoking.result()
+    assert revoked.answered == OK
+    assert revoked.expired >= 1
+    assert revoked.elapsed_s >= hold_s, "counted from the acknowledgement"
+    for client in (a, b):
+        waits_for(client, subject, REVOKED)
+    pair.verify(pair.primary)
+
+
+STARTS = {
+    "several hosts, one of which replicates to nobody": ((), "names several hosts"),
+    "a commit that waits for no disk": (("synchronous_commit", "off"), "synchronous_commit=off"),
+    "a commit that waits for this disk alone": (("synchronous_commit", "local"), "names several hosts"),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_a_server_does_not_start_on_a_database_that_may_forget_unless_told_to(lone: Pair, case: str) -> None:
+    setting, why = STARTS[case]
+    if setting:
+        lone.primary.fetch(f"ALTER ROLE doorward SET {setting[0]} = {setting[1]}")
+    hosts = lone.primary, lone.standby
+    with pytest.raises(AssertionError, match=why) as refused:
+        lone.serve(1, *hosts, hold_s=HOLD_S)
+    assert "--accept-failover-loss" in str(refused.value)
+    assert "status 2" in str(refused.value)
+    (client,) = lone.serve(1, *hosts, hold_s=HOLD_S, arguments=("--accept-failover-loss",))
+    assert client.check(client.subject()) == ALLOWED

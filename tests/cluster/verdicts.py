@@ -84,11 +84,9 @@ def unavailable_rather_than_wrong(history: History) -> list[str]:
         if check.ended_ns is not None and not check.is_decided and check.answered not in _UNDECIDED
     ]
     for check in _decided(history):
-        known = {check.subject.initially, *(mutation.makes for mutation in _of(history, check.subject))}
-        if check.answered not in known:
-            broken.append(f"{_told(check)}: nothing in its history explains that")
-        elif not _begun_before_end(history, check):
-            broken.append(f"{_told(check)}: nobody had asked for that yet")
+        floor, later = _states(history, check)
+        if check.answered not in {floor, *later}:
+            broken.append(f"{_told(check)}: {sorted({floor, *later})} would be right")
     return broken
 
 
@@ -222,16 +220,6 @@ def _states(history: History, check: Check) -> tuple[str, set[str]]:
         and (mutation.number is None or mutation.number > least)
     }
     return floor, later
-
-
-def _begun_before_end(history: History, check: Check) -> bool:
-    """Whether somebody had asked for what was answered before the answer came."""
-    if check.answered == check.subject.initially:
-        return True
-    ended_ns = check.ended_ns or 0
-    return any(
-        mutation.makes == check.answered and mutation.begun_ns < ended_ns for mutation in _of(history, check.subject)
-    )
 
 
 def _told(record: Check | Mutation) -> str:

@@ -117,7 +117,7 @@ class Pair:
 
     def _serve(self, name: str, arguments: Sequence[str]) -> Client:
         data_dir = self.directory / f"doorward-{name}"
-        shutil.copytree(self._seed.credentials, data_dir)
+        shutil.copytree(self._seed.credentials, data_dir, dirs_exist_ok=True)
         server = start_server(data_dir, data_dir / "scratch", arguments)
         self.servers[name] = server
         admin, caller = bearer(server.operator_credential), bearer(server.caller_credential)

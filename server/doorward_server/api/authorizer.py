@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["AuthorizerApi"]
 
 T = TypeVar("T")
+_parse_check: Final = pb.CheckRequest.FromString
 
 SERVICE: Final = "/doorward.v1.Authorizer/"
 CHECK: Final = SERVICE + "Check"
@@ -222,7 +223,7 @@ class AuthorizerApi:
         return answer
 
     def _check_from_memory(self, request: bytes, catalog: Catalog, now_us: int) -> bytes | None:
-        message = pb.CheckRequest.FromString(request)
+        message = _parse_check(request)
         if message.HasField("consistency"):
             return None
         decision = self._checker.one(item_of(message), catalog, now_us, None)

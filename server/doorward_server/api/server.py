@@ -5,7 +5,7 @@ grpc types stop here: `methods.py`, `wrapper.py` and everything below see bytes,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import grpc
 import grpc.aio
@@ -77,7 +77,7 @@ class DoorwardHandlers(grpc.GenericRpcHandler):
 
         async def call(request: bytes, context: Context) -> bytes:
             answer = await answer_cold(path, cold, request, peer_of(context))
-            return answer if isinstance(answer, bytes) else _refuse(context, answer)
+            return answer if isinstance(answer, bytes) else await _refuse(context, answer)
 
         return call
 
@@ -87,7 +87,7 @@ class DoorwardHandlers(grpc.GenericRpcHandler):
             if isinstance(answer, bytes):
                 yield answer
             else:
-                _refuse(context, answer)
+                await _refuse(context, answer)
 
         return grpc.stream_stream_rpc_method_handler(call)
 
@@ -134,7 +134,7 @@ class _WarmCall:
         answer = self._answer
         if answer is None:
             return (yield from self._cold(self._request, self._context).__await__())
-        return answer if isinstance(answer, bytes) else _refuse(self._context, answer)
+        return answer if isinstance(answer, bytes) else (yield from _refuse(self._context, answer).__await__())
 
 
 def _credential(metadata: Iterable[Any] | None) -> str | None:
@@ -147,23 +147,20 @@ def _credential(metadata: Iterable[Any] | None) -> str | None:
     return found
 
 
-def _refuse(context: Context, status: Status) -> bytes:
-    context.set_code(grpc.StatusCode[status.code])
-    context.set_details(status.message)
-    context.set_trailing_metadata(((DETAILS_KEY, status.details),))
-    # grpcio sends no message when the code is not OK.
-    return b""
+async def _refuse(context: Context, status: Status) -> NoReturn:
+    """Ends the call with `status` and nothing before it: what comes behind headers, no client's retry policy repeats.
+
+    A handler that sets the code and returns sends headers and an empty message first (seen: grpcio 1.78).
+    """
+    await context.abort(grpc.StatusCode[status.code], status.message, ((DETAILS_KEY, status.details),))
 
 
 def _unknown(path: str) -> grpc.RpcMethodHandler[Any, Any]:
     """Answers UNIMPLEMENTED to any kind of call, reading nothing of it."""
 
-    async def refuse(_requests: object, context: Context) -> AsyncIterator[bytes]:
+    async def refuse(_requests: object, context: Context) -> NoReturn:
         shown = path[:200]
         refused = Unimplemented("METHOD_UNKNOWN", f"there is no method {shown!r} here", metadata={"method": shown})
-        _refuse(context, status_of(refused))
-        nothing: tuple[bytes, ...] = ()
-        for message in nothing:
-            yield message
+        await _refuse(context, status_of(refused))
 
     return grpc.stream_stream_rpc_method_handler(refuse)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from doorward_server import failpoints
+from doorward_server import failpoints, metrics
 from doorward_server.errors import DeadlineExceeded, Refused, Unavailable
 from doorward_server.failpoints import Failpoint
 from doorward_server.model import Propagation
@@ -117,6 +117,7 @@ class Barrier:
             async with self._database.reading() as connection:
                 rows = await replicas.read_rows(connection)
         except Refused as refused:
+            metrics.BARRIERS.labels("unknown").inc()
             raise Unavailable(
                 "PROPAGATION_UNKNOWN",
                 "the change is committed, but its propagation was not awaited: the replicas could not be read; "
@@ -136,6 +137,8 @@ class Barrier:
             polls += 1
             await self._look(wait, until_ns)
         elapsed_s = (self._timing.now_ns() - began_ns) / 1e9
+        metrics.BARRIER_SECONDS.observe(elapsed_s)
+        metrics.BARRIERS.labels("expired" if wait.expired else "confirmed").inc()
         propagation = Propagation(revision, wait.confirmed, len(wait.expired), wait.watchers, elapsed_s)
         return Outcome(propagation, wait.expired)
 
@@ -156,6 +159,7 @@ class Barrier:
     async def _pause(self, wait: _Wait, revision: Revision, polls: int, until_ns: int | None) -> None:
         now_ns = self._timing.now_ns()
         if until_ns is not None and now_ns >= until_ns - TIP_NS:
+            metrics.BARRIERS.labels("deadline").inc()
             raise DeadlineExceeded(
                 "PROPAGATION_NOT_AWAITED",
                 f"the change is committed at revision {revision}, but some replica has not confirmed it yet; "

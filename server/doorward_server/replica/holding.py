@@ -13,6 +13,7 @@ import structlog
 from doorward.core.history import History
 from doorward.core.lease import DatabaseTime, LeaseState
 from doorward.core.proofs import Proofs
+from doorward_server import metrics
 from doorward_server.replica.timing import Signal
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Holding:
         self.registration_due = None
         self.registered_number = self.known_end = number
         self.unapplied_since_ns = None
+        metrics.REGISTRATIONS.inc()
         log.info("replica_registered", replica_id=replica_id, revision=str(self.history.revision))
         self.moved.wake()
 

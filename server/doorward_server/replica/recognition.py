@@ -134,9 +134,7 @@ class Recognition:
         self._ring = ring
         self._hasher = hasher
         tables = holding.tables
-        self.tokens = Recognizer(
-            SecretKind.TOKEN, tables.tokens, holding.token_proofs, TOKEN_SECRETS, ring
-        )
+        self.tokens = Recognizer(SecretKind.TOKEN, tables.tokens, holding.token_proofs, TOKEN_SECRETS, ring)
         self.operators = Recognizer(
             SecretKind.OPERATOR, tables.operators, holding.operator_proofs, OPERATOR_SECRETS, ring
         )

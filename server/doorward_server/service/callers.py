@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Callers", "bearer_text"]
 
 SCHEME: Final = "bearer "
+_TOKEN_PREFIX: Final = SecretKind.TOKEN.value
 LONGEST_CREDENTIAL: Final = 160
 
 
@@ -65,6 +66,7 @@ class Callers:
     def __init__(self, holding: Holding, recognition: Recognition, database: Database, ring: PepperRing) -> None:
         self._holding = holding
         self._recognition = recognition
+        self._find_operator = recognition.operators.find
         self._database = database
         self._ring = ring
         # Callers are few and records of them are equal: one object for each, made once.
@@ -77,9 +79,9 @@ class Callers:
             Unauthenticated: no credential, or one that proves nobody.
         """
         text = bearer_text(credential)
-        if text.startswith(SecretKind.TOKEN):
+        if text.startswith(_TOKEN_PREFIX):
             return self._find_token(text.encode(), now_us, refuted)
-        found = self._recognition.operators.find(text.encode(), now_us, refuted)
+        found = self._find_operator(text.encode(), now_us, refuted)
         if found is None:
             raise _unproved(text, SecretKind.OPERATOR)
         return found if isinstance(found, Missing) else self._operator(found, now_us)

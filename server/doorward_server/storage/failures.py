@@ -36,6 +36,8 @@ _LOST_STATES: Final = frozenset({"25006", "25P03", "57P01", "57P02", "57P03", "5
 _RETRIED_STATES: Final = frozenset({"40001", "40P01"})
 # The server is up but cannot do it now: no resources, cancelled or timed out, a lock not to be had, refused log-in.
 _TRANSIENT_CLASSES: Final = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"})
+# An empty database stands where ours was: a backup is being restored into it.
+_NO_SUCH_TABLE: Final = "42P01"
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +91,9 @@ def unseeded() -> errors.Unavailable:
 
 def translate(error: BaseException) -> Exception:
     """What leaves storage instead of `error`; raise it `from None`, so that no driver text travels along."""
+    if getattr(error, "sqlstate", None) == _NO_SUCH_TABLE:
+        log.warning("database_unavailable", error=name_of(error))
+        return unseeded()
     if isinstance(error, asyncpg.DataError) or (
         isinstance(error, asyncpg.PostgresError) and str(error.sqlstate)[:2] not in _TRANSIENT_CLASSES
     ):

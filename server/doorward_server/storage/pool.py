@@ -77,7 +77,8 @@ class Database:
         except DRIVER_ERRORS as error:
             places = self.connector.url.places
             raise DatabaseUnusable(
-                f"The database at {places} cannot be used ({name_of(error)}). Is it running, and does the database URL lead to it?"
+                f"The database at {places} cannot be used ({name_of(error)}). Is it running, and does the database URL lead "
+                "to it?"
             ) from None
 
     async def open(self) -> None:

@@ -101,7 +101,15 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     telemetry.configure(settings.log_level, settings.log_format)
     _number_logs(int(number))
-    return exit_status(_serve(settings, parent))
+    return exit_status(_serve(_with_own_page(settings, int(number)), parent))
+
+
+def _with_own_page(settings: Settings, number: int) -> Settings:
+    """Metrics are of one process: each worker has the port behind its neighbour's."""
+    if settings.http is None:
+        return settings
+    host, _, port = settings.http.rpartition(":")
+    return settings.model_copy(update={"http": f"{host}:{int(port) + number - 1}"})
 
 
 async def _serve(settings: Settings, parent: _Parent) -> None:

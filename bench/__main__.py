@@ -1,0 +1,56 @@
+"""`make bench`: measures, and prints the tables that docs/performance.md has. ARGS="check core" selects parts.
+
+Exits 1 if a target was missed, and says which. Only loopback, only temporary directories; what it starts it stops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import google.protobuf
+import grpc
+
+from bench import check, core, scale
+from bench.harness import Cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.report import Table
+
+PARTS: Final[dict[str, Callable[[Cores], list[Table]]]] = {
+    "core": lambda _: core.run(),
+    "check": check.run,
+    "scale": scale.run,
+}
+
+
+def main() -> int:
+    """Runs the parts that were asked for, or all of them."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; everything if none is named")
+    chosen = parser.parse_args().parts or list(PARTS)
+    cores = Cores.of_this_machine()
+    versions = f"Python {platform.python_version()}, grpcio {grpc.__version__}, protobuf {google.protobuf.__version__}"
+    print(
+        f"{versions}, {platform.machine()}, {os.cpu_count()} cores; the server has core {min(cores.server)} to itself"
+    )
+    missed: list[str] = []
+    for name in chosen:
+        began = time.monotonic()
+        for table in PARTS[name](cores):
+            print(f"\n{table.text()}", flush=True)
+            missed += table.missed
+        print(f"\n({name}: {time.monotonic() - began:.0f} s, load average {os.getloadavg()[0]:.1f})", flush=True)
+    for sentence in missed:
+        print(f"MISSED: {sentence}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
