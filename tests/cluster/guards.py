@@ -352,6 +352,15 @@ def _cas() -> None:
     _put(replicas, "prune", prune)
 
 
+def _anyrow() -> None:
+    """Only the row that was waited for is pruned, by what it said then: without, whatever has its id now."""
+
+    async def prune(connection: Connection, replica_id: str, _renewals: int, _number: int) -> bool:
+        return bool(await connection.fetchval("DELETE FROM replicas WHERE replica_id = $1 RETURNING true", replica_id))
+
+    _put(replicas, "prune", prune)
+
+
 def _repeat() -> None:
     """A call that finds nothing to change waits in full: without, it returns at once."""
     commit_and_wait = Mutations._commit_and_wait
@@ -445,6 +454,7 @@ GUARDS: Final[dict[str, Callable[[], None]]] = {
     "holdrow": _holdrow,
     "prune": _prune,
     "cas": _cas,
+    "anyrow": _anyrow,
     "repeat": _repeat,
     "ack": _ack,
     "together": _together,

@@ -88,6 +88,8 @@ class Line:
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
         self.cancel_requests = 0
+        # Pieces of the conversation that were held back, ever.
+        self.held_back = 0
         self.url = _url_through(self._target, directory)
         directory.mkdir(mode=0o700)
         self._server = background.run(self._listen(directory / ".s.PGSQL.5432"))
@@ -160,6 +162,7 @@ class Line:
                 if first and data.startswith(CANCEL_REQUEST):
                     self.cancel_requests += 1
                 first = False
+                self.held_back += not self._gates[answers].is_set()
                 await self._gates[answers].wait()
                 sink.write(data)
                 await sink.drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,16 +10,25 @@ import pytest
 from tests.support.wire import OwnAccount, Rows, an_account
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.support.server import ServerProcess, Stubs
 
 
 @pytest.fixture(scope="session")
-def rows(server: ServerProcess) -> Rows:
+def rows(server: ServerProcess) -> Iterator[Rows]:
     """The database of the session's server."""
-    return Rows(server.data_dir)
+    with contextlib.closing(Rows(server.data_dir)) as rows:
+        yield rows
 
 
 @pytest.fixture
 def account(stubs: Stubs) -> OwnAccount:
     """An account of this test's own, on the plan `enterprise`, with two projects."""
+    return an_account(stubs)
+
+
+@pytest.fixture(scope="module")
+def still(stubs: Stubs) -> OwnAccount:
+    """The same, shared by tests that change nothing."""
     return an_account(stubs)

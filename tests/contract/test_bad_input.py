@@ -175,17 +175,17 @@ ISSUES = [
 
 
 @pytest.mark.parametrize("wrong", ISSUES, ids=lambda wrong: wrong.id)
-def test_a_token_that_is_wrong_is_not_issued(stubs: Stubs, rows: Rows, account: OwnAccount, wrong: Wrong) -> None:
-    fields = {"account_id": account.account_id, "display_name": "a token", "grants": [MEMBER], **wrong.fields}
+def test_a_token_that_is_wrong_is_not_issued(stubs: Stubs, rows: Rows, still: OwnAccount, wrong: Wrong) -> None:
+    fields = {"account_id": still.account_id, "display_name": "a token", "grants": [MEMBER], **wrong.fields}
 
     refusal = refusal_that_leaves_nothing(stubs, rows, IssueTokenRequest(**fields))
 
     assert is_told(refusal, wrong.bad_fields)
-    assert account.token_ids() == []
+    assert still.token_ids() == []
 
 
-def test_everything_that_is_wrong_with_a_token_is_told_at_once(stubs: Stubs, rows: Rows, account: OwnAccount) -> None:
-    request = account.wanted(
+def test_everything_that_is_wrong_with_a_token_is_told_at_once(stubs: Stubs, rows: Rows, still: OwnAccount) -> None:
+    request = still.wanted(
         on_all("Member"),
         Grant(permission_set="job_admin"),
         Grant(permission_set="", all_projects=True, project_ids=["a b", "p", "p"]),
@@ -274,9 +274,9 @@ def test_a_set_that_the_plan_does_not_cover_is_a_precondition(stubs: Stubs, rows
 
 @pytest.mark.parametrize("also_wrong", [{}, {"display_name": "", "account_id": "a b", "grants": []}])
 def test_a_request_id_is_not_offered_yet(
-    stubs: Stubs, rows: Rows, account: OwnAccount, also_wrong: dict[str, Any]
+    stubs: Stubs, rows: Rows, still: OwnAccount, also_wrong: dict[str, Any]
 ) -> None:
-    fields = {"account_id": account.account_id, "display_name": "a token", "grants": [MEMBER], **also_wrong}
+    fields = {"account_id": still.account_id, "display_name": "a token", "grants": [MEMBER], **also_wrong}
     request = IssueTokenRequest(request_id="8b7c1f0e-4a57-4c7e-9d1a-0c4f5b6e7a21", **fields)
 
     refusal = refusal_that_leaves_nothing(stubs, rows, request)
@@ -299,9 +299,9 @@ LATER_FILTERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("field", LATER_FILTERS)
 def test_a_filter_that_is_not_offered_yet_is_refused_and_never_ignored(
-    stubs: Stubs, rows: Rows, account: OwnAccount, field: str
+    stubs: Stubs, rows: Rows, still: OwnAccount, field: str
 ) -> None:
-    request = ListTokensRequest(account_id=account.account_id, **{field: LATER_FILTERS[field]})
+    request = ListTokensRequest(account_id=still.account_id, **{field: LATER_FILTERS[field]})
 
     refusal = refusal_that_leaves_nothing(stubs, rows, request)
 
@@ -550,11 +550,11 @@ def test_a_batchs_own_secret_that_is_too_long_fails_the_call(stubs: Stubs, accou
     ids=["too long", "a secret"],
 )
 def test_a_change_on_behalf_of_what_is_no_name_is_refused(
-    stubs: Stubs, rows: Rows, account: OwnAccount, text: str, reason: str
+    stubs: Stubs, rows: Rows, still: OwnAccount, text: str, reason: str
 ) -> None:
     before = rows.footprint()
 
-    refusal = refused(stubs.tokens.IssueToken, account.wanted(MEMBER), (*stubs.admin, ("on-behalf-of", text)))
+    refusal = refused(stubs.tokens.IssueToken, still.wanted(MEMBER), (*stubs.admin, ("on-behalf-of", text)))
 
     assert is_told(refusal, [("on-behalf-of", reason)])
     assert TOKEN_SECRET not in refusal.text

@@ -57,10 +57,8 @@ def bad_fields(rpc: Any, request: Any, stubs: Stubs) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("letter", ["x", "é", "東", "😀"])
 @pytest.mark.parametrize(("field", "most"), [("display_name", 200), ("description", 2000)])
-def test_a_text_of_a_token_has_its_longest(
-    stubs: Stubs, account: OwnAccount, field: str, most: int, letter: str
-) -> None:
-    told = [issue(stubs, account, **{field: letter * length}) for length in (most - 1, most, most + 1)]
+def test_a_text_of_a_token_has_its_longest(stubs: Stubs, still: OwnAccount, field: str, most: int, letter: str) -> None:
+    told = [issue(stubs, still, **{field: letter * length}) for length in (most - 1, most, most + 1)]
 
     assert told == [[], [], [(field, "FIELD_TOO_LONG")]]
 
@@ -79,11 +77,11 @@ def test_the_longest_texts_come_back_whole(stubs: Stubs, account: OwnAccount) ->
     ("length", "told"), [(1, []), (199, []), (200, []), (201, [("display_name", "FIELD_TOO_LONG")])]
 )
 def test_the_name_of_an_account_or_project_has_its_longest(
-    stubs: Stubs, account: OwnAccount, length: int, told: list[tuple[str, str]]
+    stubs: Stubs, still: OwnAccount, length: int, told: list[tuple[str, str]]
 ) -> None:
-    own = PutAccountRequest(account_id=account.account_id, display_name="é" * length, plan="team", validate_only=True)
+    own = PutAccountRequest(account_id=still.account_id, display_name="é" * length, plan="team", validate_only=True)
     project = PutProjectRequest(
-        account_id=account.account_id, project_id=fresh_id("p"), display_name="é" * length, validate_only=True
+        account_id=still.account_id, project_id=fresh_id("p"), display_name="é" * length, validate_only=True
     )
 
     assert bad_fields(stubs.accounts.PutAccount, own, stubs) == told
@@ -103,9 +101,9 @@ def test_the_reason_of_a_revocation_has_its_longest(stubs: Stubs, account: OwnAc
 @pytest.mark.parametrize(
     ("length", "reason"), [(0, "FIELD_REQUIRED"), (1, ""), (63, ""), (64, ""), (65, "FIELD_TOO_LONG")]
 )
-def test_an_id_has_1_to_64_characters(stubs: Stubs, account: OwnAccount, length: int, reason: str) -> None:
+def test_an_id_has_1_to_64_characters(stubs: Stubs, still: OwnAccount, length: int, reason: str) -> None:
     value = "x" * length
-    account_id = account.account_id
+    account_id = still.account_id
     requests: list[tuple[Any, Any, str]] = [
         (
             stubs.accounts.PutAccount,
@@ -154,21 +152,21 @@ def test_every_character_that_an_id_may_have_is_taken(stubs: Stubs, account: Own
 
 @pytest.mark.parametrize(("count", "told"), [(0, []), (31, []), (32, []), (33, [("labels", "TOO_MANY_ITEMS")])])
 def test_a_token_has_at_most_32_labels(
-    stubs: Stubs, account: OwnAccount, count: int, told: list[tuple[str, str]]
+    stubs: Stubs, still: OwnAccount, count: int, told: list[tuple[str, str]]
 ) -> None:
-    assert issue(stubs, account, labels={f"label{number}": "x" for number in range(count)}) == told
+    assert issue(stubs, still, labels={f"label{number}": "x" for number in range(count)}) == told
 
 
 @pytest.mark.parametrize(("length", "reason"), [(1, ""), (62, ""), (63, ""), (64, "FIELD_TOO_LONG")])
-def test_a_label_key_has_at_most_63_characters(stubs: Stubs, account: OwnAccount, length: int, reason: str) -> None:
+def test_a_label_key_has_at_most_63_characters(stubs: Stubs, still: OwnAccount, length: int, reason: str) -> None:
     key = "k" * length
 
-    assert issue(stubs, account, labels={key: ""}) == ([(f"labels['{key[:63]}']", reason)] if reason else [])
+    assert issue(stubs, still, labels={key: ""}) == ([(f"labels['{key[:63]}']", reason)] if reason else [])
 
 
 @pytest.mark.parametrize(("length", "reason"), [(0, ""), (254, ""), (255, ""), (256, "FIELD_TOO_LONG")])
-def test_a_label_value_has_at_most_255_characters(stubs: Stubs, account: OwnAccount, length: int, reason: str) -> None:
-    assert issue(stubs, account, labels={"key": "東" * length}) == ([("labels['key']", reason)] if reason else [])
+def test_a_label_value_has_at_most_255_characters(stubs: Stubs, still: OwnAccount, length: int, reason: str) -> None:
+    assert issue(stubs, still, labels={"key": "東" * length}) == ([("labels['key']", reason)] if reason else [])
 
 
 # ---- grants
@@ -178,9 +176,9 @@ def test_a_label_value_has_at_most_255_characters(stubs: Stubs, account: OwnAcco
     ("count", "reasons"),
     [(1, set()), (99, {"FIELD_DUPLICATE"}), (100, {"FIELD_DUPLICATE"}), (101, {"TOO_MANY_ITEMS"})],
 )
-def test_a_token_has_at_most_100_grants(stubs: Stubs, account: OwnAccount, count: int, reasons: set[str]) -> None:
+def test_a_token_has_at_most_100_grants(stubs: Stubs, still: OwnAccount, count: int, reasons: set[str]) -> None:
     # The catalog has 21 sets, so that more of them than that repeat.
-    told = issue(stubs, account, grants=[MEMBER] * count)
+    told = issue(stubs, still, grants=[MEMBER] * count)
 
     assert {reason for _, reason in told if reason != "INVALID_FIELDS"} == reasons
 
@@ -251,9 +249,9 @@ def test_a_page_has_at_most_1000_rows_and_100_when_the_server_chooses(
     ],
 )
 def test_a_ttl_is_more_than_nothing_and_at_most_a_century(
-    stubs: Stubs, account: OwnAccount, ttl: Duration, told: list[tuple[str, str]]
+    stubs: Stubs, still: OwnAccount, ttl: Duration, told: list[tuple[str, str]]
 ) -> None:
-    assert issue(stubs, account, ttl=ttl) == told
+    assert issue(stubs, still, ttl=ttl) == told
 
 
 @pytest.mark.parametrize("nanos", [0, 1_000, 999_998_000, 999_999_000, 999_999_999])
@@ -275,20 +273,20 @@ def test_a_token_that_expires_in_the_last_second_there_is_works_or_is_refused(
 
 
 @pytest.mark.parametrize("seconds", [LAST_S + 1, 2**63 - 1, -62135596801, -(2**63)])
-def test_a_time_beyond_the_calendar_is_refused(stubs: Stubs, account: OwnAccount, seconds: int) -> None:
-    told = issue(stubs, account, expire_time=Timestamp(seconds=seconds))
+def test_a_time_beyond_the_calendar_is_refused(stubs: Stubs, still: OwnAccount, seconds: int) -> None:
+    told = issue(stubs, still, expire_time=Timestamp(seconds=seconds))
 
     assert told == [("expire_time", "FIELD_OUT_OF_RANGE")]
 
 
-def test_an_expiry_must_lie_ahead(stubs: Stubs, account: OwnAccount, rows: Rows) -> None:
+def test_an_expiry_must_lie_ahead(stubs: Stubs, still: OwnAccount, rows: Rows) -> None:
     ((now,),) = rows.fetch("SELECT clock_timestamp()")
     past, future = Timestamp(), Timestamp()
     past.FromDatetime(now)
     future.FromDatetime(now + dt.timedelta(minutes=10))
 
-    assert issue(stubs, account, expire_time=past) == [("expire_time", "FIELD_OUT_OF_RANGE")]
-    assert issue(stubs, account, expire_time=future) == []
+    assert issue(stubs, still, expire_time=past) == [("expire_time", "FIELD_OUT_OF_RANGE")]
+    assert issue(stubs, still, expire_time=future) == []
 
 
 # ---- presented secrets and batches
@@ -365,11 +363,11 @@ def unknown_sets(account: OwnAccount) -> Any:
 
 @pytest.mark.parametrize("request_of", [worst, unknown_sets])
 def test_hundreds_of_violations_fit_into_the_metadata_that_every_peer_takes(
-    stubs: Stubs, account: OwnAccount, request_of: Callable[[OwnAccount], Any]
+    stubs: Stubs, still: OwnAccount, request_of: Callable[[OwnAccount], Any]
 ) -> None:
     with pytest.raises(Exception, match="INVALID_ARGUMENT") as caught:
-        ask(stubs.tokens.IssueToken, request_of(account), stubs.admin)
-    refusal = refused(stubs.tokens.IssueToken, request_of(account), stubs.admin)
+        ask(stubs.tokens.IssueToken, request_of(still), stubs.admin)
+    refusal = refused(stubs.tokens.IssueToken, request_of(still), stubs.admin)
 
     error: Any = caught.value
     (details,) = [value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"]

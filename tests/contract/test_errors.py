@@ -108,9 +108,12 @@ def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frail]:
     base = tmp_path_factory.mktemp("frail")
     arguments = ["--max-live-tokens", "2", "--hold", str(HOLD_S)]
     server = start_server(base / "data", base / "scratch", arguments)
-    with grpc.insecure_channel(server.address) as channel:
+    with (
+        grpc.insecure_channel(server.address) as channel,
+        contextlib.closing(Rows(server.data_dir)) as rows,
+    ):
         stubs = stubs_on(channel, server)
-        yield Frail(server, stubs, Rows(server.data_dir), an_account(stubs))
+        yield Frail(server, stubs, rows, an_account(stubs))
     assert server.stop() == 0
 
 

@@ -77,6 +77,7 @@ class Life:
 
     def end(self) -> None:
         """Stops what runs."""
+        self.rows.close()
         if self._server is not None and self._server.process.poll() is None:
             self.stop()
 
@@ -260,7 +261,7 @@ def test_a_change_under_way_at_sigterm_is_finished_and_answered_while_no_check_i
 # ---- the first start
 
 # What appears in the directory, in this order, while a server starts there for the first time.
-STAGES = ("lock", "postgres", "database.url", "pepper.keys", "operator.token", "caller.token")
+STAGES = ("postgres", "pepper.keys", "operator.token", "caller.token")
 
 
 def start_and_kill(life: Life, is_reached: Callable[[], bool]) -> bool:

@@ -54,7 +54,7 @@ class Node:
         self.sockets = directory / "sockets"
         self.sockets.mkdir(mode=0o700, exist_ok=True)
         self._binaries = binaries
-        self._identity = identity
+        self.identity = identity
         self._log = directory / "postgres.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -67,7 +67,7 @@ class Node:
         """Returns when it takes connections: a primary, or a standby that can be read."""
         parameters = {**PARAMETERS, "unix_socket_directories": str(self.sockets)}
         arguments = [f"--{name}={value}" for name, value in parameters.items()]
-        command = self._identity.command(self._binaries.postgres, "-D", str(self.cluster), *arguments)
+        command = self.identity.command(self._binaries.postgres, "-D", str(self.cluster), *arguments)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=program_environ(), cwd="/",
@@ -119,7 +119,7 @@ class Node:
 
     def run(self, program: str, *arguments: str) -> None:
         """Runs one of PostgreSQL's programs to its end."""
-        command = self._identity.command(self._binaries.directory / program, *arguments)
+        command = self.identity.command(self._binaries.directory / program, *arguments)
         done = subprocess.run(command, capture_output=True, text=True, env=program_environ(), cwd="/", check=False)
         assert done.returncode == 0, f"{program}: {done.stderr}"
 
@@ -128,7 +128,7 @@ class Node:
         self.run("initdb", "-D", str(self.cluster), f"--username={ROLE}", "--encoding=UTF8", "--locale=C",
                  "--auth=peer", "--no-instructions", "--no-sync")  # fmt: skip
         (self.cluster / "pg_hba.conf").write_text(ACCESS)
-        (self.cluster / "pg_ident.conf").write_text(f'{ROLE} "{self._identity.peer_name}" {ROLE}\n')
+        (self.cluster / "pg_ident.conf").write_text(f'{ROLE} "{self.identity.peer_name}" {ROLE}\n')
 
     def fetch(self, sql: str, *arguments: object, database: str = "postgres") -> list[tuple[Any, ...]]:
         """The rows of one statement, on a connection of its own."""

@@ -347,34 +347,44 @@ TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 
 
 
 class Rows:
-    """SQL on a server's own database, for what no RPC shows: each call on a connection of its own."""
+    """SQL on a server's own database, for what no RPC shows. Whoever makes one closes it."""
 
     def __init__(self, data_dir: Path) -> None:
         self._url_file = data_dir / "database.url"
+        # A loop of its own, run for one statement at a time: tests that use this are plain functions.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+
+    def close(self) -> None:
+        """Ends its connection."""
+        if self._connection is not None:
+            self._connection.terminate()
+        self._runner.close()
 
     def fetch(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """The rows of one statement."""
+        """The rows of one statement. A server that was restarted has another PostgreSQL, and gets another connection."""
 
         async def run() -> list[tuple[Any, ...]]:
-            connection = await asyncpg.connect(self._url_file.read_text(encoding="utf-8").strip())
-            try:
-                return [tuple(row) for row in await connection.fetch(sql, *arguments)]
-            finally:
-                await connection.close()
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await self._connect()
+            return [tuple(row) for row in await self._connection.fetch(sql, *arguments)]
 
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-            return runner.run(run())
+        return self._runner.run(run())
 
     @contextlib.contextmanager
     def holding(self, sql: str) -> Iterator[None]:
         """Runs a statement and keeps its transaction open, with the locks that it took, to the end of the block."""
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-            connection = runner.run(asyncpg.connect(self._url_file.read_text(encoding="utf-8").strip()))
+            connection = runner.run(self._connect())
             try:
                 runner.run(connection.execute(f"BEGIN; {sql}"))
                 yield
             finally:
                 runner.run(connection.close())
+
+    async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
+        # No statement is kept: tests alter tables.
+        return await asyncpg.connect(self._url_file.read_text(encoding="utf-8").strip(), statement_cache_size=0)
 
     def footprint(self) -> tuple[Any, ...]:
         """What any change would move: the log's end, the audit chain's head, the numbers of rows."""

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from doorward_server.errors import NotFound
-from doorward_server.model import Change, Token
+from doorward_server.model import Change
+from doorward_server.service.accounts import live_account
+from doorward_server.service.shown import Shown
 from doorward_server.storage import tokens
 from doorward_server.storage.changes import Committed, Decided, Transaction, commit
 

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from doorward_server.service.accounts import account_not_found
 from doorward_server.service.revoke import token_not_found
+from doorward_server.service.shown import Shown
 from doorward_server.storage import accounts, changes, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from doorward.core.catalog import Catalog
     from doorward_server.model import Page, Token, TokenState
     from doorward_server.service.catalogs import Catalogs
     from doorward_server.storage.connect import Connection
     from doorward_server.storage.pool import Database
 
-__all__ = ["Shown", "Tokens", "database_now"]
+__all__ = ["Tokens", "database_now"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """Tokens of one account, with what it takes to tell their state and which of their grants are suspended."""
-
-    tokens: Sequence[Token]
-    catalog: Catalog
-    plan: str
-    now: datetime
 
 
 class Tokens:
@@ -63,11 +52,6 @@ class Tokens:
             now = await database_now(connection)
             found = await tokens.list_page(connection, account_id, state, page, now)
             return await self._shown(connection, account_id, found)
-
-    async def show(self, token: Token) -> Shown:
-        """A token that a mutation has just written, as it stands now."""
-        async with self._database.reading() as connection:
-            return await self._shown(connection, token.account_id, [token])
 
     async def list_permission_sets(self, account_id: str) -> Shown:
         """The catalog and the account's plan: what it may grant, and what its plan calls it.

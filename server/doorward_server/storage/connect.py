@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -109,15 +110,22 @@ def warnings_of(connection: Connection) -> Iterator[list[str]]:
             connection.remove_log_listener(note)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connector:
-    """How to connect. `timeout_s` is for each attempt at a host; `statement_ms` bounds a statement at the server."""
+    """How to connect. `timeout_s` is for each attempt at a host; `statement_ms` bounds a statement at the server.
+
+    It begins with the host that was found last. One that let somebody wait in vain is passed over then: a machine that
+    lost its power refuses nothing, and a deposed primary takes connections and acknowledges nothing.
+    """
 
     url: DatabaseUrl
     pooler: Pooler
     timeout_s: float
     statement_ms: int
     accept_failover_loss: bool
+    # Which of the URL's hosts the next attempt begins with, and which one each connection leads to.
+    _first: int = field(default=0, init=False)
+    _hosts: WeakKeyDictionary[Connection, int] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection to a server that takes writes.
@@ -125,15 +133,27 @@ class Connector:
         Raises: DatabaseUnusable, if that server is too old or may forget what it acknowledged; else the last host's error.
         """
         last: Exception = DatabaseUnusable("The database URL names no host.")
-        for host, port in self.url.hosts:
+        count = len(self.url.hosts)
+        for index in [(self._first + step) % count for step in range(count)]:
+            host, port = self.url.hosts[index]
             for tls in (None,) if host.startswith("/") else self.url.tls:
+                # Before it is tried: whoever gives up on this host is cancelled in here.
+                self._first = (index + 1) % count
                 try:
-                    return await self._connect_to(host, port, tls)
+                    connection = await self._connect_to(host, port, tls)
                 except DRIVER_ERRORS as error:
                     last = error
                     if not _is_about_tls(error):
                         break
+                else:
+                    self._first = self._hosts[connection] = index
+                    return connection
         raise last
+
+    def pass_over(self, connection: Connection) -> None:
+        """Begins with another host the next time, unless one was found since: the one that `connection` leads to is silent."""
+        if self._hosts.get(connection) == self._first:
+            self._first = (self._first + 1) % len(self.url.hosts)
 
     async def _connect_to(self, host: str, port: int, tls: ssl.SSLContext | None) -> asyncpg.Connection[asyncpg.Record]:
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(

@@ -128,6 +128,7 @@ class Line:
         except DRIVER_ERRORS as error:
             self.terminate()
             if watchdog is not None and watchdog.fired:
+                self._database.connector.pass_over(connection)
                 raise Unanswered from None
             raise translate(error) from None
         except BaseException:  # a caller's cancellation too: before asyncpg's own cancel request can start

@@ -259,12 +259,23 @@ ACTIVE = account_entry("acme", "team", AccountState.ACTIVE)
         (False, True, NOW_US, AccountState.DELETED, DenyReason.TOKEN_REVOKED),
     ],
 )
-def test_effective_state_names_the_first_obstacle(
+def test_the_state_of_token_and_account_is_the_first_obstacle(
     revoked: bool, disabled: bool, expire_us: int | None, state: AccountState, reason: DenyReason
 ) -> None:
-    token = a_token(revoked=revoked, disabled=disabled, expire_us=expire_us)
+    token = a_token(Grant("account_admin", None), revoked=revoked, disabled=disabled, expire_us=expire_us)
+    account = account_entry("acme", "team", state)
 
-    assert effective_state(token, account_entry("acme", "team", state), NOW_US) is reason
+    assert effective_state(token, account, NOW_US) is reason
+    decided = decide(
+        compile_token(token, BUILTIN_CATALOG, "team"),
+        account,
+        BUILTIN_CATALOG.permissions["jobs:write"],
+        account_id=None,
+        project_id="p1",
+        project_account_id="acme",
+        now_us=NOW_US,
+    )
+    assert decided is reason
 
 
 def test_an_account_state_that_is_not_known_here_is_not_active() -> None:
