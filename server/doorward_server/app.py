@@ -25,6 +25,7 @@ from doorward.core.token_table import Tables
 from doorward_server import telemetry
 from doorward_server.api.account_admin import AccountAdmin
 from doorward_server.api.authorizer import AuthorizerApi
+from doorward_server.api.connections import let_go
 from doorward_server.api.health import SERVICES, HealthKeeper
 from doorward_server.api.server import DoorwardHandlers, channel_options
 from doorward_server.api.system_admin import SystemAdmin
@@ -109,7 +110,7 @@ def _methods(settings: Settings, database: Database, ring: PepperRing, replica: 
         database, mutations, callers, catalogs, ring, replica.hasher, max_live_tokens=settings.max_live_tokens
     )
     accounts = Accounts(database, mutations, callers, catalogs)
-    revoke, waiting = Revoke(database, mutations, callers), AwaitPropagation(database, mutations)
+    revoke, waiting = Revoke(database, mutations, callers, catalogs), AwaitPropagation(database, mutations)
     authorizer = AuthorizerApi(
         holding,
         Authorizer(holding, replica.caches, replica.recognition),
@@ -178,7 +179,8 @@ class App:
     ) -> None:
         health_servicer = health_aio.HealthServicer()
         health = HealthKeeper(replica.holding, health_servicer)
-        server = self._server(methods, replica, health_servicer)
+        handlers = DoorwardHandlers(methods, replica.timing)
+        server = self._server(handlers, health_servicer)
         # Alone, an address that is taken is found out before anything runs.
         address = "" if self._shares_port else self._bind(server)
         runs: list[Coroutine[None, None, object]] = [replica.reporter.run(), replica.feed.run(), replica.hasher.run()]
@@ -206,6 +208,9 @@ class App:
             await self._stop.wait()
             log.info("server_stopping")
             await health.leave()
+            if address:
+                # While there is a lease still, so that what has arrived is answered.
+                await let_go(Listen(address).port, handlers.busy_peers)
             # From here on no check passes; running mutations still get their barrier, since feed and reporter go on.
             keeper.cancel()
             await asyncio.wait({keeper})
@@ -245,9 +250,7 @@ class App:
         while holding.capture() is None and not self._stop.is_set():
             await timing.sleep_until_or(timing.now_ns() + STOP_LOOK_NS, holding.moved)
 
-    def _server(
-        self, methods: list[Method], replica: _Replica, health_servicer: health_aio.HealthServicer
-    ) -> grpc.aio.Server:
+    def _server(self, handlers: DoorwardHandlers, health_servicer: health_aio.HealthServicer) -> grpc.aio.Server:
         settings = self._settings
         options = channel_options(
             max_message_bytes=MAX_MESSAGE, max_metadata_bytes=MAX_METADATA, shares_port=self._shares_port
@@ -257,7 +260,7 @@ class App:
         if settings.reflection:
             reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
         # Last, for it answers whatever path the others do not know.
-        server.add_generic_rpc_handlers((DoorwardHandlers(methods, replica.timing),))
+        server.add_generic_rpc_handlers((handlers,))
         return server
 
     def _bind(self, server: grpc.aio.Server) -> str:

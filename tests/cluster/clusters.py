@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.cluster.clients import Kind
     from tests.cluster.history import Subject
+    from tests.cluster.steps import Point
     from tests.support.wire import Metadata
 
 __all__ = ["Cluster", "Deployment"]
@@ -93,7 +94,7 @@ class Cluster:
         hold_ms: int | None = None,
         rate: float = 1.0,
         without: Sequence[str] | None = None,
-        armed: Iterable[tuple[str, str, int]] = (),
+        armed: Iterable[tuple[Point, str, int]] = (),
         settings: dict[str, object] | None = None,
     ) -> Replica:
         """Starts a process in the place `name`; `armed`: points, what happens there, and how many hits are passed over."""
@@ -114,7 +115,7 @@ class Cluster:
             hold_ms=own_ms,
             rate=rate,
             without=self._without if without is None else without,
-            armed=[{"name": point, "action": action, "skip": skip} for point, action, skip in armed],
+            armed=[{"name": point.value, "action": action, "skip": skip} for point, action, skip in armed],
         )
         line = Line(self._background, self.deployment.url, self.directory / f"l{self._started}")
         self.history.holds_ms.add(own_ms)
@@ -319,13 +320,17 @@ class Cluster:
         def look() -> bool:
             if begun.ended_within(0.005):
                 return True
-            status = at.status()
-            if status.barriers_asleep and status.sleepers_ms[0] <= POLL_MS:
-                self.advance(status.sleepers_ms[0] / at.rate + 0.001)
+            self._let_look(at)
             return begun.ended_within(0.005)
 
         eventually(look)
         return begun.result()
+
+    def _let_look(self, replica: Replica) -> None:
+        """A barrier that sleeps there until its next look does so no longer."""
+        status = replica.status()
+        if status.barriers_asleep and status.sleepers_ms[0] <= POLL_MS:
+            self.advance(status.sleepers_ms[0] / replica.rate + 0.001)
 
     def _is_confirmed(self, without: Collection[str | None]) -> bool:
         end = self.end()
@@ -343,6 +348,15 @@ class Cluster:
         begun = replica.client.begin_check(subject, fully=fully)
         eventually(lambda: begun.is_done or replica.status().checks_begun > before)
         return begun
+
+    def at_rest_by_polls(self, replica: Replica) -> None:
+        """The same, where a barrier must look again before that."""
+
+        def is_at_rest() -> bool:
+            self._let_look(replica)
+            return replica.status().tasks == 0
+
+        eventually(is_at_rest)
 
     def at_rest(self, replica: Replica) -> None:
         """Returns once no mutation, prune or load runs there."""

@@ -31,7 +31,7 @@ from tests.cluster.points import is_admitting
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from doorward.core.revision import Revision
     from doorward_server.model import ReplicaRow
@@ -315,6 +315,19 @@ def _readafter() -> None:
     _put(barrier._Wait, "__init__", of_the_beginning)
 
 
+def _rowsat() -> None:
+    """The rows are read from a server that has the change: without, from whichever answers."""
+
+    async def rows(
+        self: Barrier, _revision: Revision, _nonce: bytes | None, replica_ids: Sequence[str] | None = None
+    ) -> list[ReplicaRow]:
+        async with self._database.reading() as connection:
+            found = await replicas.read_rows(connection)
+        return [row for row in found if replica_ids is None or row.replica_id in replica_ids]
+
+    _put(Barrier, "_rows", rows)
+
+
 def _holdrow() -> None:
     """Each row says what its replica's hold is: without, everybody waits for a hold of their own."""
     begin = barrier._Wait.__init__
@@ -403,7 +416,7 @@ def _together() -> None:
     """What a decision writes is committed with its change and its audit event: without, before them."""
     write_revision = changes._write_revision
 
-    async def commit_first(tx: Transaction, *others: Any) -> Revision:
+    async def commit_first(tx: Transaction, *others: Any) -> Any:
         await tx.connection.execute("COMMIT; BEGIN")
         return await write_revision(tx, *others)
 
@@ -451,6 +464,7 @@ GUARDS: Final[dict[str, Callable[[], None]]] = {
     "expire": _expire,
     "baseline": _baseline,
     "readafter": _readafter,
+    "rowsat": _rowsat,
     "holdrow": _holdrow,
     "prune": _prune,
     "cas": _cas,

@@ -198,6 +198,11 @@ class Replica:
         self._client = client
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it has a client."""
+        return self._client is not None
+
+    @property
     def is_alive(self) -> bool:
         """Whether the process is there, frozen or not."""
         return self.process.poll() is None

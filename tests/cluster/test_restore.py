@@ -19,19 +19,17 @@ from doorward_server.storage import replicas
 from tests.cluster.history import OK
 from tests.support.database import opened
 from tests.support.nodes import DATABASE
+from tests.support.pair import first_decision
 from tests.support.server import PATIENCE_S, clean_environment
-from tests.support.wire import eventually
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from tests.cluster.clients import Client
-    from tests.cluster.history import Subject
     from tests.support.nodes import Node
     from tests.support.pair import Pair
 
 HOLD_S = 1.0
-ALLOWED, REVOKED, UNAVAILABLE, UNRECOGNIZED = "ALLOWED", "TOKEN_REVOKED", "UNAVAILABLE", "TOKEN_UNRECOGNIZED"
+ALLOWED, REVOKED, UNRECOGNIZED = "ALLOWED", "TOKEN_REVOKED", "TOKEN_UNRECOGNIZED"
 
 
 class BaseBackup:
@@ -85,18 +83,6 @@ def replica_ids(node: Node) -> set[UUID]:
     return {row[0] for row in node.fetch("SELECT replica_id FROM replicas", database=DATABASE)}
 
 
-def first_decision(client: Client, subject: Subject) -> str:
-    """What a check is answered by the first that can be decided."""
-    answers: list[str] = []
-
-    def is_decided() -> bool:
-        answers.append(client.check(subject))
-        return answers[-1] != UNAVAILABLE
-
-    eventually(is_decided)
-    return answers[-1]
-
-
 async def report(node: Node, replica_id: UUID, number: int, nonce: bytes) -> bool:
     async with opened(node.url) as database, database.reading() as connection:
         return await replicas.report(connection, str(replica_id), number, nonce)
@@ -116,7 +102,7 @@ def test_after_a_restore_and_a_new_epoch_nobody_answers_from_what_was_before(
     revoked = a.begin_revoke(revoked_since).result()
     assert revoked.number is not None
     for client in (a, frozen):
-        assert [client.check(subject) for subject in (before, issued_since, revoked_since)] == [
+        assert [first_decision(client, subject) for subject in (before, issued_since, revoked_since)] == [
             ALLOWED,
             ALLOWED,
             REVOKED,

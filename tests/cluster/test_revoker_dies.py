@@ -1,4 +1,4 @@
-"""The replica that makes the change dies, is frozen or loses its line at each step: all or nothing, and a repeat waits in full."""
+"""The replica that makes a change dies, is frozen or loses its line at each step: all or nothing, and a repeat waits in full."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def test_f19_a_revoker_that_dies_leaves_all_or_nothing_and_a_repeat_waits_in_ful
     assert made is STEPS[step]
     assert not broken
     assert repeated.number == cluster.end()
-    assert (repeated.answered, repeated.confirmed, repeated.expired) == (OK, 1, 2)
+    # Whether a had applied it itself, and said so, before it died is left open.
+    assert (repeated.answered, repeated.confirmed + repeated.expired) == (OK, 3)
+    assert repeated.expired >= 1
     assert repeated.elapsed_s * 1000 >= cluster.hold_ms
     assert [check.answered for check in cluster.history.checks[-2:]] == ["UNAVAILABLE", kind.makes]
     verdicts.hold(cluster.history, cluster.rows)
@@ -98,7 +100,8 @@ def commit_that_never_arrives(cluster: Cluster, kind: Kind) -> Mutation:
     a.line.cut()
     a.line.heal()
     eventually(lambda: begun.is_done or a.status().barriers_asleep > 0)
-    return cluster.poll(begun, a)
+    cluster.history.committed(begun.record)
+    return cluster.wait_out(begun, a)
 
 
 def test_a_commit_without_an_acknowledgement_is_no_success(cluster: Cluster, kind: Kind) -> None:
@@ -112,7 +115,7 @@ def test_a_commit_without_an_acknowledgement_is_no_success(cluster: Cluster, kin
 
 
 def test_nothing_acknowledged_is_lost_goes_red_when_silence_counts_as_success(start_cluster: StartCluster) -> None:
-    cluster = start_cluster(2, without=("ack",))
+    cluster = start_cluster(2, without=("ack", "rowsat"))
     commit_that_never_arrives(cluster, REVOKE)
     assert verdicts.nothing_acknowledged_is_lost(cluster.history, cluster.rows)
 
@@ -130,7 +133,7 @@ def writer_frozen_with_its_locks(cluster: Cluster, kind: Kind) -> tuple[Mutation
     a.await_frozen()
     proceeded = cluster.wait_out(cluster.begin(kind, subject, b), b, keeping=others)
     a.thaw()
-    return frozen.result(), proceeded
+    return cluster.poll(frozen, a), proceeded
 
 
 def test_f35_a_frozen_writer_holds_nobody_up_longer_than_its_transaction_may_last(cluster: Cluster, kind: Kind) -> None:

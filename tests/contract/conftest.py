@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.wire import OwnAccount, Rows, an_account
+from tests.support.frail import Frail, frail_server
+from tests.support.rows import Rows
+from tests.support.wire import OwnAccount, an_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,3 +34,17 @@ def account(stubs: Stubs) -> OwnAccount:
 def still(stubs: Stubs) -> OwnAccount:
     """The same, shared by tests that change nothing."""
     return an_account(stubs)
+
+
+@pytest.fixture(scope="session")
+def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frail]:
+    """A server that tests may hurt."""
+    with frail_server(tmp_path_factory.mktemp("frail")) as frail:
+        yield frail
+
+
+@pytest.fixture
+def recovered(frail: Frail) -> Iterator[None]:
+    """Lets the next test find it well."""
+    yield
+    frail.recover()

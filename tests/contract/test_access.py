@@ -16,7 +16,6 @@ from tests.support.server import bearer, clean_environment
 from tests.support.wire import (
     OwnAccount,
     Refusal,
-    Rows,
     Rpc,
     an_account,
     every_rpc,
@@ -29,6 +28,7 @@ from tests.support.wire import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tests.support.rows import Rows
     from tests.support.server import ServerProcess, Stubs
     from tests.support.wire import Metadata
 

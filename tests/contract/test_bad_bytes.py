@@ -21,8 +21,9 @@ from tests.support.wire import Refusal, Rpc, an_account, ask, check, every_rpc, 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tests.support.rows import Rows
     from tests.support.server import ServerProcess, Stubs
-    from tests.support.wire import OwnAccount, Rows
+    from tests.support.wire import OwnAccount
 
 RPCS = every_rpc()
 # What a fault of the server would look like.

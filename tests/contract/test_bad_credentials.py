@@ -12,7 +12,6 @@ from doorward.v1.token_admin_pb2 import GetTokenRequest
 from tests.support.server import bearer
 from tests.support.wire import (
     OwnAccount,
-    Rows,
     another_of,
     ask,
     check,
@@ -30,6 +29,7 @@ from tests.support.wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.support.rows import Rows
     from tests.support.server import ServerProcess, Stubs
     from tests.support.wire import Metadata
 

@@ -23,8 +23,8 @@ from tests.support.wire import OwnAccount, an_account, ask, check, fresh_id, on,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.support.rows import Rows
     from tests.support.server import Stubs
-    from tests.support.wire import Rows
 
 MEMBER = on_all("member")
 CENTURY_S = 36500 * 24 * 3600

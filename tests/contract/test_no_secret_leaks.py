@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from tests.support.rows import Rows
     from tests.support.server import ServerProcess, Stubs
-    from tests.support.wire import OwnAccount, Rows
+    from tests.support.wire import OwnAccount
 
 RPCS = every_rpc()
 # One of each form goes into every field; the others are presented only.

@@ -22,8 +22,8 @@ from doorward.v1 import (
 from tests.support.wire import eventually
 
 if TYPE_CHECKING:
+    from tests.support.rows import Rows
     from tests.support.server import Stubs
-    from tests.support.wire import Rows
 
 SERVICES = [
     "doorward.v1.AccountAdmin",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -16,10 +17,10 @@ import pytest
 
 from doorward.v1.system_admin_pb2 import ListReplicasRequest
 from doorward.v1.token_admin_pb2 import RevokeTokenRequest
+from tests.support.rows import Rows
 from tests.support.server import PATIENCE_S, clean_environment, start_server, stubs_on
 from tests.support.wire import (
     OwnAccount,
-    Rows,
     an_account,
     ask,
     check,
@@ -269,10 +270,12 @@ def start_and_kill(life: Life, is_reached: Callable[[], bool]) -> bool:
     process = life.begin()
     deadline = time.monotonic() + PATIENCE_S
     try:
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline:
             if is_reached():
                 return True
-            time.sleep(0.001)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.002)
+                break
     finally:
         process.kill()
         process.wait(PATIENCE_S)

@@ -15,7 +15,6 @@ from doorward.core.secret import SecretKind, find_secret
 from doorward.v1 import account_admin_pb2, authorizer_pb2, token_admin_pb2, types_pb2
 from tests.support.wire import (
     OwnAccount,
-    Rows,
     an_account,
     another_of,
     ask,
@@ -29,6 +28,7 @@ from tests.support.wire import (
 )
 
 if TYPE_CHECKING:
+    from tests.support.rows import Rows
     from tests.support.server import Stubs
 
 

@@ -8,9 +8,10 @@ from google.protobuf.duration_pb2 import Duration
 
 from doorward.v1 import types_pb2
 from doorward.v1.account_admin_pb2 import GetAccountRequest, ListProjectsRequest, PutAccountRequest, PutProjectRequest
-from tests.support.wire import OwnAccount, Rows, ask, fresh_id, on, on_all, refused
+from tests.support.wire import OwnAccount, ask, fresh_id, on, on_all, refused
 
 if TYPE_CHECKING:
+    from tests.support.rows import Rows
     from tests.support.server import Stubs
 
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -33,10 +34,16 @@ from tests.cluster.verdicts import hold
 from tests.support.nodes import DATABASE, Node, require_synchronous, url_of
 from tests.support.postgres import scratch_directory
 from tests.support.server import ServerProcess, bearer, start_server
+from tests.support.wire import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from tests.cluster.history import Subject
+
+
+LOG_TAIL: Final = 6000
 
 
 class Pair:
@@ -112,6 +119,8 @@ class Pair:
             client.close()
         for server in self.servers.values():
             server.kill()
+            # pytest shows it with a test that failed.
+            sys.stdout.write(f"---- {server.log}\n{server.log.read_text()[-LOG_TAIL:]}\n")
         for node in self._nodes:
             node.kill()
 
@@ -124,6 +133,23 @@ class Pair:
         client = Client(name, server.address, admin, caller, self.history)
         self._clients.append(client)
         return client
+
+
+def first_decision(client: Client, subject: Subject, *, fully: bool = False) -> str:
+    """The first answer to a check that is one: UNAVAILABLE may come before it, and nothing else may."""
+    answers: list[str] = []
+
+    def is_decided() -> bool:
+        answers.append(client.check(subject, fully=fully))
+        return answers[-1] != "UNAVAILABLE"
+
+    eventually(is_decided)
+    return answers[-1]
+
+
+def await_undecided(client: Client, subject: Subject) -> None:
+    """Returns once the server cannot decide."""
+    eventually(lambda: client.check(subject) == "UNAVAILABLE")
 
 
 class Seed:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from google.protobuf.message import DecodeError
-
 from doorward.core.entries import (
     TOKEN_COMPILED,
     TOKEN_EXPIRE_US,
@@ -22,29 +20,27 @@ from doorward.core.matrix import DenyReason, Grant, effective_state, held_permis
 from doorward.v1 import authorizer_pb2 as pb
 from doorward.v1 import types_pb2
 from doorward_server.api import convert
-from doorward_server.api.access import TABLE, is_admitted
-from doorward_server.api.checks import Checker, encode_batch, item_of, items_of, note_violations
+from doorward_server.api.access import TABLE
+from doorward_server.api.checks import encode_batch, item_of, items_of, note_violations
 from doorward_server.api.encoding import encode_check
-from doorward_server.api.errors import Status, status_of
-from doorward_server.api.fields import LONGEST_SECRET, Fields
+from doorward_server.api.fields import Fields
 from doorward_server.api.methods import Method, Peer
+from doorward_server.api.warm import BATCH_CHECK, CHECK, CHUNK, WarmChecks
 from doorward_server.api.wrapper import parsed, require_admitted
-from doorward_server.errors import Refused
 from doorward_server.replica.caches import Missing
-from doorward_server.service.authorize import AllMissing, Holder, no_lease
 from doorward_server.service.freshness import LATEST_KNOWN, Demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from doorward.core.catalog import Catalog
-    from doorward.core.history import Position
     from doorward.core.revision import Revision
     from doorward_server.api.checks import Item
     from doorward_server.api.wrapper import Binder
+    from doorward_server.errors import Refused
     from doorward_server.replica.holding import Holding
     from doorward_server.replica.recognition import Recognition
-    from doorward_server.service.authorize import Authorizer
+    from doorward_server.service.authorize import AllMissing, Authorizer, Holder
     from doorward_server.service.callers import Callers
     from doorward_server.service.freshness import Freshness
     from doorward_server.service.tokens import Tokens
@@ -52,22 +48,17 @@ if TYPE_CHECKING:
 __all__ = ["AuthorizerApi"]
 
 T = TypeVar("T")
-_parse_check: Final = pb.CheckRequest.FromString
 
 SERVICE: Final = "/doorward.v1.Authorizer/"
-CHECK: Final = SERVICE + "Check"
-BATCH_CHECK: Final = SERVICE + "BatchCheck"
 LIST_PERMISSIONS: Final = SERVICE + "ListPermissions"
 INTROSPECT: Final = SERVICE + "IntrospectToken"
 LATER: Final = ("ListTokensWithPermission", "ExplainCheck")
 LATER_STREAMS: Final = ("StreamChecks", "Watch")
 
-# Items decided without letting others in: 1,000 at once would hold everyone else for milliseconds (measured: design 11).
-CHUNK: Final = 200
 LARGE_AT_ONCE: Final = 2
 
 
-class AuthorizerApi:
+class AuthorizerApi(WarmChecks):
     """The service's RPCs."""
 
     def __init__(
@@ -81,17 +72,12 @@ class AuthorizerApi:
         *,
         max_batch: int,
     ) -> None:
-        self._holding = holding
-        self._authorizer = authorizer
-        self._callers = callers
+        super().__init__(holding, authorizer, callers)
         self._recognition = recognition
         self._freshness = freshness
         self._tokens = tokens
         self._max_batch = max_batch
-        self._checker = Checker(authorizer)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
-        self._no_lease = status_of(no_lease())
-        self._shown: tuple[Position | None, str] | None = None
 
     def methods(self, binder: Binder) -> list[Method]:
         """Its part of the method table."""
@@ -103,14 +89,6 @@ class AuthorizerApi:
             *(binder.unimplemented(SERVICE + name) for name in LATER),
             *(binder.unimplemented(SERVICE + name, is_stream=True) for name in LATER_STREAMS),
         ]
-
-    def check_warm(self, request: bytes, credential: str | None) -> bytes | Status | None:
-        """A Check for which everything is in memory; None: only the cold path can answer."""
-        return self._warm(CHECK, request, credential, self._check_from_memory)
-
-    def batch_check_warm(self, request: bytes, credential: str | None) -> bytes | Status | None:
-        """A small BatchCheck for which everything is in memory."""
-        return self._warm(BATCH_CHECK, request, credential, self._batch_from_memory)
 
     async def check(self, request: bytes, peer: Peer) -> bytes:
         """A Check, with whatever must be brought for it."""
@@ -193,58 +171,6 @@ class AuthorizerApi:
                 response.last_used_time.CopyFrom(record.last_used_time)
         response.revision = str(revision)
         return response.SerializeToString()
-
-    def _warm(
-        self, path: str, request: bytes, credential: str | None, attempt: Callable[[bytes, Catalog, int], bytes | None]
-    ) -> bytes | Status | None:
-        holding = self._holding
-        begun = holding.begin()
-        if begun is None:
-            return self._no_lease
-        end_ns, now_us = begun
-        position = holding.history.applied
-        answer: bytes | Status | None
-        try:
-            caller = self._callers.find(credential, now_us, None)
-            if isinstance(caller, Missing):
-                return None
-            access = TABLE[path]
-            if not is_admitted(access, caller):
-                require_admitted(path, access, caller)
-            catalog = self._authorizer.find_catalog()
-            answer = None if isinstance(catalog, Missing) else attempt(request, catalog, now_us)
-        except DecodeError:
-            return None
-        except Refused as refused:
-            answer = status_of(refused.with_traceback(None))
-        # Nothing was applied while this looked around, and the lease of the beginning is good: else the cold path.
-        if holding.history.applied is not position or not holding.still_good(end_ns):
-            return None
-        return answer
-
-    def _check_from_memory(self, request: bytes, catalog: Catalog, now_us: int) -> bytes | None:
-        message = _parse_check(request)
-        if message.HasField("consistency"):
-            return None
-        decision = self._checker.one(item_of(message), catalog, now_us, None)
-        return None if isinstance(decision, Missing) else encode_check(decision, self._revision_text())
-
-    def _batch_from_memory(self, request: bytes, catalog: Catalog, now_us: int) -> bytes | None:
-        message = pb.BatchCheckRequest.FromString(request)
-        if message.HasField("consistency") or not 0 < len(message.items) <= CHUNK:
-            return None
-        if len(message.secret.encode()) > LONGEST_SECRET:
-            return None
-        results = self._checker.many(items_of(message), catalog, now_us, None, {})
-        return None if isinstance(results, AllMissing) else encode_batch(results, self._revision_text())
-
-    def _revision_text(self) -> str:
-        """The applied position as answers carry it, made once for each position."""
-        position = self._holding.history.applied
-        shown = self._shown
-        if shown is None or shown[0] is not position:
-            shown = self._shown = (position, str(self._holding.revision))
-        return shown[1]
 
     async def _admitted(self, path: str, peer: Peer) -> None:
         """Lets nobody past who may not ask, before anything of the request is looked at."""

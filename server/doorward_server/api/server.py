@@ -5,6 +5,8 @@ grpc types stop here: `methods.py`, `wrapper.py` and everything below see bytes,
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import grpc
@@ -16,7 +18,7 @@ from doorward_server.api.wrapper import answer_cold
 from doorward_server.errors import Unimplemented
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Iterator
 
     from doorward_server.replica.timing import Timing
 
@@ -53,6 +55,8 @@ class DoorwardHandlers(grpc.GenericRpcHandler):
 
     def __init__(self, methods: Iterable[Method], timing: Timing) -> None:
         self._timing = timing
+        # How many calls run for each peer; those that memory answers are over at once.
+        self._running: Counter[str] = Counter()
         self._warm: dict[str, tuple[Warm, Handler]] = {}
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method in methods:
@@ -72,18 +76,36 @@ class DoorwardHandlers(grpc.GenericRpcHandler):
         handler = self._handlers.get(path)
         return _unknown(path) if handler is None else handler
 
+    def busy_peers(self) -> Collection[str]:
+        """On whose connections a call runs, in gRPC's notation."""
+        return self._running.keys()
+
+    @contextlib.contextmanager
+    def _runs(self, peer: Peer) -> Iterator[None]:
+        self._running[peer.address] += 1
+        try:
+            yield
+        finally:
+            self._running[peer.address] -= 1
+            if not self._running[peer.address]:
+                del self._running[peer.address]
+
     def _unary(self, method: Method) -> Handler:
-        path, cold, peer_of = method.path, method.cold, self._peer
+        path, cold, peer_of, runs = method.path, method.cold, self._peer, self._runs
 
         async def call(request: bytes, context: Context) -> bytes:
-            answer = await answer_cold(path, cold, request, peer_of(context))
+            peer = peer_of(context)
+            with runs(peer):
+                answer = await answer_cold(path, cold, request, peer)
             return answer if isinstance(answer, bytes) else await _refuse(context, answer)
 
         return call
 
     def _stream(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         async def call(_requests: object, context: Context) -> AsyncIterator[bytes]:
-            answer = await answer_cold(method.path, method.cold, b"", self._peer(context))
+            peer = self._peer(context)
+            with self._runs(peer):
+                answer = await answer_cold(method.path, method.cold, b"", peer)
             if isinstance(answer, bytes):
                 yield answer
             else:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from doorward_server.service.issue import Issue
     from doorward_server.service.propagation import AwaitPropagation
     from doorward_server.service.revoke import Revoke
-    from doorward_server.service.tokens import Shown, Tokens
+    from doorward_server.service.shown import Shown
+    from doorward_server.service.tokens import Tokens
     from doorward_server.settings import Settings
 
 __all__ = ["TokenAdmin"]
@@ -86,7 +87,7 @@ class TokenAdmin:
         wanted = self._wanted(request, fields)
         await fields.done_with(lambda: self._issue.further_violations(wanted))
         done = await self._issue.issue_token(request_of(call, validate_only=request.validate_only), wanted)
-        token = _one(await self._tokens.show(done.value.token))
+        token = _one(done.value.shown)
         if request.validate_only:
             # The row that was tried is gone, and its id with it.
             token.token_id = token.etag = ""
@@ -128,9 +129,7 @@ class TokenAdmin:
         reason = fields.text("reason", request.reason, longest=LONGEST_REASON)
         fields.done()
         done = await self._revoke.revoke_token(request_of(call), token_id, reason)
-        return pb.RevokeTokenResponse(
-            token=_one(await self._tokens.show(done.value)), propagation=convert.propagation(done.propagation)
-        )
+        return pb.RevokeTokenResponse(token=_one(done.value), propagation=convert.propagation(done.propagation))
 
     async def list_permission_sets(
         self, request: pb.ListPermissionSetsRequest, _call: Call

@@ -7,7 +7,7 @@ needed any more: a replica that is not heard of has lost its lease, on any clock
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -18,7 +18,7 @@ from doorward_server.model import Propagation
 from doorward_server.storage import replicas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from doorward.core.revision import Revision
     from doorward_server.model import ReplicaRow
@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 # The first looks come fast, since all well means a few milliseconds; the last is repeated.
 POLLS_NS = (1_000_000, 2_000_000, 5_000_000, 10_000_000)
+# After the first, every connection is a new one; more of them lead where it did.
+ATTEMPTS: Final = 3
 # The answer must get out before the caller's deadline.
 TIP_NS = 100_000_000
 
@@ -101,11 +103,11 @@ class Barrier:
                 "change went; call again with a later one",
             )
 
-    async def passed(self, revision: Revision, until_ns: int | None) -> Outcome:
+    async def passed(self, revision: Revision, until_ns: int | None, nonce: bytes | None = None) -> Outcome:
         """Returns once every check that begins from now on is answered from a state ≥ `revision`, or not at all.
 
         Within the longest hold of a registered replica, and in milliseconds when all confirm. `until_ns` is the caller's
-        deadline (a clock reading).
+        deadline (a clock reading); `nonce` is the revision's, where it is known.
 
         Raises:
             Unavailable: PROPAGATION_UNKNOWN, the replicas could not be read; the change stands.
@@ -114,8 +116,7 @@ class Barrier:
         began_ns = self._timing.now_ns()
         await failpoints.reach(Failpoint.BARRIER_BEFORE_ROWS)
         try:
-            async with self._database.reading() as connection:
-                rows = await replicas.read_rows(connection)
+            rows = await self._rows(revision, nonce)
         except Refused as refused:
             metrics.BARRIERS.labels("unknown").inc()
             raise Unavailable(
@@ -135,7 +136,7 @@ class Barrier:
                 break
             await self._pause(wait, revision, polls, until_ns)
             polls += 1
-            await self._look(wait, until_ns)
+            await self._look(wait, revision, nonce, until_ns)
         elapsed_s = (self._timing.now_ns() - began_ns) / 1e9
         metrics.BARRIER_SECONDS.observe(elapsed_s)
         metrics.BARRIERS.labels("expired" if wait.expired else "confirmed").inc()
@@ -169,12 +170,26 @@ class Barrier:
         next_ns = min(now_ns + POLLS_NS[min(polls, len(POLLS_NS) - 1)], wait.next_end_ns())
         await self._timing.sleep_until(next_ns if until_ns is None else min(next_ns, until_ns - TIP_NS))
 
-    async def _look(self, wait: _Wait, until_ns: int | None) -> None:
+    async def _rows(
+        self, revision: Revision, nonce: bytes | None, replica_ids: Sequence[str] | None = None
+    ) -> list[ReplicaRow]:
+        """The rows, from a server that has the change. A pooled connection may lead to a deposed primary, where a replica
+        that registered since is missing, and counts neither as there nor as gone.
+        """
+        for _ in range(ATTEMPTS):
+            async with self._database.reading() as connection:
+                rows = await replicas.read_rows_at(connection, revision.number, nonce, replica_ids)
+            if rows is not None:
+                return rows
+            log.warning("rows_from_another_history", revision=str(revision))
+            await self._database.expire()
+        raise Unavailable("DATABASE_UNAVAILABLE", "the database that was reached lacks the change; try again")
+
+    async def _look(self, wait: _Wait, revision: Revision, nonce: bytes | None, until_ns: int | None) -> None:
         """Looks at the rows once more, no longer than the wait itself lasts: time alone ends it with a silent database."""
         end_ns = wait.next_end_ns() if until_ns is None else min(wait.next_end_ns(), until_ns - TIP_NS)
         try:
             async with asyncio.timeout(max(end_ns - self._timing.now_ns(), 0) / 1e9):
-                async with self._database.reading() as connection:
-                    wait.confirm(await replicas.read_rows_of(connection, list(wait.waiting)))
+                wait.confirm(await self._rows(revision, nonce, list(wait.waiting)))
         except (Refused, TimeoutError) as failure:
             log.debug("barrier_blind", failure=type(failure).__name__)

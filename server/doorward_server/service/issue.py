@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from doorward.core.secret import Secret, SecretKind, generate, new_id
@@ -11,6 +11,7 @@ from doorward_server.model import Account, AccountState, Change, Grant, StoredSe
 from doorward_server.service.accounts import live_account
 from doorward_server.service.grants import grant_violations, named_projects, settled_grants
 from doorward_server.service.mutations import Done
+from doorward_server.service.shown import Shown
 from doorward_server.service.tokens import database_now
 from doorward_server.storage import accounts, tokens
 from doorward_server.storage.changes import Decided, Transaction, commit
@@ -50,7 +51,7 @@ class IssueToken:
 class Issued:
     """The new token and its secret; no secret if it was only validated."""
 
-    token: Token
+    shown: Shown
     secret: Secret | None
 
 
@@ -107,8 +108,8 @@ class Issue:
 
     async def _commit(
         self, request: Request, wanted: IssueToken, token_id: str, stored: StoredSecret, *, dry_run: bool = False
-    ) -> Committed[Token]:
-        async def decide(transaction: Transaction) -> Decided[Token]:
+    ) -> Committed[Shown]:
+        async def decide(transaction: Transaction) -> Decided[Shown]:
             await self._callers.recheck(transaction, request.caller)
             account = await live_account(transaction, wanted.account_id)
             self._require_room(account)
@@ -122,7 +123,8 @@ class Issue:
             await tokens.insert(transaction, token, stored, issued_to=request.caller.actor)
             subject = f"token:{token_id}"
             event = request.audit_event("IssueToken", subject, wanted.account_id, after=described(token))
-            return Decided(token, Change("IssueToken", wanted.account_id, (subject,)), event, catalog.version)
+            shown = Shown([token], catalog, account.plan, transaction.now)
+            return Decided(shown, Change("IssueToken", wanted.account_id, (subject,)), event, catalog.version)
 
         return await commit(
             self._database,
@@ -194,9 +196,8 @@ def _new_token(request: Request, wanted: IssueToken, token_id: str, grants: tupl
     )
 
 
-def _with_secret(done: Done[Token], secret: Secret | None) -> Done[Issued]:
-    token = done.value
+def _with_secret(done: Done[Shown], secret: Secret | None) -> Done[Issued]:
+    shown = done.value
     if done.propagation is not None:
-        number = done.propagation.revision.number
-        token = replace(token, create_revision=number, revision=number)
-    return Done(Issued(token, secret), done.propagation)
+        shown = shown.at_revision(done.propagation.revision.number, created=True)
+    return Done(Issued(shown, secret), done.propagation)

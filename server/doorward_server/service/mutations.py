@@ -79,7 +79,7 @@ class Mutations:
     ) -> None:
         await failpoints.reach(Failpoint.MUTATION_AFTER_AUTHN)
         committed = await transaction()
-        outcome = await self._barrier.passed(committed.revision, until_ns)
+        outcome = await self._barrier.passed(committed.revision, until_ns, committed.nonce)
         answer.set_result(Done(committed.value, outcome.propagation))
         await self._barrier.prune(outcome)
 

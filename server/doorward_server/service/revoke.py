@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from doorward_server.errors import NotFound
 from doorward_server.model import Change
-from doorward_server.service.accounts import live_account
+from doorward_server.service.accounts import account_not_found
 from doorward_server.service.shown import Shown
-from doorward_server.storage import tokens
+from doorward_server.storage import accounts, tokens
 from doorward_server.storage.changes import Committed, Decided, Transaction, commit
 
 if TYPE_CHECKING:
+    from doorward_server.model import Token
     from doorward_server.service.callers import Callers
+    from doorward_server.service.catalogs import Catalogs
     from doorward_server.service.context import Request
     from doorward_server.service.mutations import Done, Mutations
     from doorward_server.storage.pool import Database
@@ -29,12 +31,13 @@ def token_not_found(token_id: str) -> NotFound:
 class Revoke:
     """The use case."""
 
-    def __init__(self, database: Database, mutations: Mutations, callers: Callers) -> None:
+    def __init__(self, database: Database, mutations: Mutations, callers: Callers, catalogs: Catalogs) -> None:
         self._database = database
         self._mutations = mutations
         self._callers = callers
+        self._catalogs = catalogs
 
-    async def revoke_token(self, request: Request, token_id: str, reason: str) -> Done[Token]:
+    async def revoke_token(self, request: Request, token_id: str, reason: str) -> Done[Shown]:
         """Revokes the token; a repeat changes nothing and waits again.
 
         Raises:
@@ -47,7 +50,7 @@ class Revoke:
             raise token_not_found(token_id)
         account_id = found.account_id
 
-        async def decide(transaction: Transaction) -> Decided[Token]:
+        async def decide(transaction: Transaction) -> Decided[Shown]:
             await self._callers.recheck(transaction, request.caller)
             token = await tokens.read(transaction.connection, token_id)
             if token is None:
@@ -55,7 +58,8 @@ class Revoke:
             subject = f"token:{token_id}"
             if token.revoke_time is not None:
                 # Written all the same: a deposed primary cannot, and so cannot say "revoked before".
-                return Decided(token, None, request.audit_event("RevokeToken", subject, account_id))
+                shown = await self._shown(transaction, token)
+                return Decided(shown, None, request.audit_event("RevokeToken", subject, account_id))
             await tokens.revoke(transaction, token_id, reason)
             revoked = replace(token, revoke_time=transaction.now, update_time=transaction.now, revoke_reason=reason)
             event = request.audit_event(
@@ -65,14 +69,21 @@ class Revoke:
                 before={"state": "live"},
                 after={"state": "revoked", "reason": reason},
             )
-            return Decided(revoked, Change("RevokeToken", account_id, (subject,)), event)
+            shown = await self._shown(transaction, revoked)
+            return Decided(shown, Change("RevokeToken", account_id, (subject,)), event)
 
-        async def transaction() -> Committed[Token]:
+        async def transaction() -> Committed[Shown]:
             committed = await commit(
                 self._database, decide, accounts=(account_id,), operators_share=request.operators_share
             )
             if not committed.changed:
                 return committed
-            return replace(committed, value=replace(committed.value, revision=committed.revision.number))
+            return replace(committed, value=committed.value.at_revision(committed.revision.number))
 
         return await self._mutations.run(transaction, request.until_ns)
+
+    async def _shown(self, transaction: Transaction, token: Token) -> Shown:
+        account = await accounts.read(transaction.connection, token.account_id)
+        if account is None:
+            raise account_not_found(token.account_id)
+        return Shown([token], await self._catalogs.of(transaction), account.plan, transaction.now)

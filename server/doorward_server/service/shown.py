@@ -30,5 +30,8 @@ class Shown:
 
     def at_revision(self, number: int, *, created: bool = False) -> Shown:
         """The same, written by the change `number`, which is known only after the tokens were."""
-        stamp = {"revision": number, **({"create_revision": number} if created else {})}
-        return replace(self, tokens=[replace(token, **stamp) for token in self.tokens])
+        stamped = [
+            replace(token, revision=number, create_revision=number if created else token.create_revision)
+            for token in self.tokens
+        ]
+        return replace(self, tokens=stamped)

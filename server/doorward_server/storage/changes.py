@@ -46,7 +46,7 @@ WITH moved AS (
     UPDATE state
     SET revision = revision + 1, nonce = $1, audit_head = sha256(audit_head || int8send(revision + 1) || $2)
     WHERE $3::bigint IS NULL OR catalog_version = $3
-    RETURNING epoch, revision, audit_head
+    RETURNING epoch, revision, nonce, audit_head
 ), logged AS (
     INSERT INTO changes (revision, nonce, kind, account_id, subjects, commit_time)
     SELECT revision, $1, $4, $5, $6::text[], clock_timestamp() FROM moved
@@ -67,7 +67,7 @@ WITH moved AS (
     SELECT $11, nextval('audit_event_ids'), revision, $12, $13, $14, $15, $16, $17::jsonb, $18::jsonb, $19, audit_head
     FROM moved
 )
-SELECT epoch, revision, pg_notify('doorward', revision::text) FROM moved
+SELECT epoch, revision, nonce, pg_notify('doorward', revision::text) FROM moved
 """
 
 # A call that found nothing to change writes all the same: a deposed primary cannot, and so cannot say "done before".
@@ -76,14 +76,14 @@ WITH seen AS (
     UPDATE state
     SET audit_head = sha256(audit_head || int8send(revision) || $1)
     WHERE $2::bigint IS NULL OR catalog_version = $2
-    RETURNING epoch, revision, audit_head
+    RETURNING epoch, revision, nonce, audit_head
 ), audited AS (
     INSERT INTO audit_events
         (time, event_id, revision, account_id, actor, on_behalf_of, action, subject, before, after, peer, chain)
     SELECT $3, nextval('audit_event_ids'), revision, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, $11, audit_head
     FROM seen
 )
-SELECT epoch, revision FROM seen
+SELECT epoch, revision, nonce FROM seen
 """
 
 READ_AFTER = "SELECT revision, nonce, subjects FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2"
@@ -108,10 +108,14 @@ class Decided(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Committed(Generic[T]):
-    """What was committed and acknowledged, and at which revision; without a change, the one that was read."""
+    """What was committed and acknowledged, and at which revision; without a change, the one that was read.
+
+    `nonce` tells the revision from one of the same number in another history.
+    """
 
     value: T
     revision: Revision
+    nonce: bytes
     changed: bool
 
 
@@ -209,7 +213,7 @@ async def _attempt(
             if catalog_version not in {None, tx.catalog_version}:
                 raise _changed_concurrently()
             decided = await decide(tx)
-            revision = await _write_revision(tx, decided, catalog_version)
+            revision, nonce = await _write_revision(tx, decided, catalog_version)
             await failpoints.reach(Failpoint.MUTATION_BEFORE_COMMIT)
     except asyncpg.PostgresError as error:
         if is_retried(error):
@@ -220,10 +224,10 @@ async def _attempt(
     changed = decided.change is not None
     if dry_run and changed:
         revision = Revision(revision.epoch, revision.number - 1)
-    return Committed(decided.value, revision, changed)
+    return Committed(decided.value, revision, nonce, changed)
 
 
-async def _write_revision(tx: Transaction, decided: Decided[T], catalog_version: int | None) -> Revision:
+async def _write_revision(tx: Transaction, decided: Decided[T], catalog_version: int | None) -> tuple[Revision, bytes]:
     """The last statement. Raises: StartOver, if the catalog is not the one that was validated."""
     if decided.catalog_version is not None:
         catalog_version = decided.catalog_version
@@ -261,7 +265,7 @@ async def _write_revision(tx: Transaction, decided: Decided[T], catalog_version:
         )
     if row is None:
         raise StartOver("the catalog moved")
-    return Revision(row["epoch"], row["revision"])
+    return Revision(row["epoch"], row["revision"]), row["nonce"]
 
 
 def _changed_concurrently() -> errors.Aborted:

@@ -123,6 +123,8 @@ class Connector:
     timeout_s: float
     statement_ms: int
     accept_failover_loss: bool
+    # The newest connection's host and port; None before the first.
+    host: str | None = field(default=None, init=False)
     # Which of the URL's hosts the next attempt begins with, and which one each connection leads to.
     _first: int = field(default=0, init=False)
     _hosts: WeakKeyDictionary[Connection, int] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
@@ -147,6 +149,7 @@ class Connector:
                         break
                 else:
                     self._first = self._hosts[connection] = index
+                    self.host = f"{host}:{port}"
                     return connection
         raise last
 

@@ -30,8 +30,9 @@ __all__ = [
 
 DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
-# The server turned read-only or goes away: every pooled connection may lead to the same one.
-_LOST_STATES: Final = frozenset({"25006", "25P03", "57P01", "57P02", "57P03", "57P05"})
+# The server turned read-only or goes away, or it let a statement wait in vain, as a deposed primary does whose locks are
+# held by commits that nobody acknowledges: every pooled connection may lead to the same one.
+_LOST_STATES: Final = frozenset({"25006", "25P03", "55P03", "57014", "57P01", "57P02", "57P03", "57P05"})
 # Nothing was written, and the same transaction may well succeed at once: serialization failure, deadlock.
 _RETRIED_STATES: Final = frozenset({"40001", "40P01"})
 # The server is up but cannot do it now: no resources, cancelled or timed out, a lock not to be had, refused log-in.

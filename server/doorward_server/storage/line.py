@@ -97,7 +97,7 @@ class Line:
             return self._connection
         try:
             async with asyncio.timeout_at(deadline):
-                connection = await self._database.connector.connect()
+                connection = await self._database.new_connection()
                 await self._listen_on(connection)
         except TimeoutError:
             raise Unanswered from None

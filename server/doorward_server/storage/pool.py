@@ -106,6 +106,18 @@ class Database:
         finally:
             watchdog.cancel()
 
+    async def new_connection(self) -> asyncpg.Connection[asyncpg.Record]:
+        """A connection to whichever host takes writes now. If that is another one than before, the pool follows.
+
+        Raises what `Connector.connect` raises.
+        """
+        former = self.connector.host
+        connection = await self.connector.connect()
+        if self.connector.host != former:
+            log.info("database_host_changed", host=self.connector.host)
+            await self.expire()
+        return connection
+
     async def expire(self) -> None:
         """No connection that exists now is lent again: for who learned that one led to another history."""
         if self._pool is not None:
@@ -171,7 +183,7 @@ class Database:
             raise unavailable() from None
 
     async def _connect(self, *_args: object, **_kwargs: Any) -> asyncpg.Connection[asyncpg.Record]:
-        return await self.connector.connect()
+        return await self.new_connection()
 
 
 async def _keep(_connection: object) -> None:

@@ -28,7 +28,7 @@ __all__ = [
     "delete",
     "prune",
     "read_rows",
-    "read_rows_of",
+    "read_rows_at",
     "register",
     "renew",
     "report",
@@ -68,10 +68,21 @@ FROM replicas
 ORDER BY started_time, replica_id
 """
 
-READ_ROWS_OF = """
-SELECT replica_id, epoch, hold_ms, applied_revision, watchers, renewals, renewed_time, started_time, address
-FROM replicas
-WHERE replica_id = ANY($1::uuid[])
+# In one snapshot: whether this server's log has the change, and the rows beside it. One row at least, so that no rows and
+# another history are told apart. Without a row of its own the change was truncated, and its number has to do.
+READ_ROWS_AT = """
+SELECT log.has_it,
+       replica_id, replicas.epoch, hold_ms, applied_revision, watchers, renewals, renewed_time, started_time, address
+FROM (
+    SELECT revision >= $1
+           AND ($2::bytea IS NULL
+                OR CASE revision
+                       WHEN $1 THEN nonce = $2
+                       ELSE NOT EXISTS (SELECT FROM changes WHERE changes.revision = $1 AND changes.nonce <> $2)
+                   END) AS has_it
+    FROM state
+) AS log
+LEFT JOIN replicas ON log.has_it AND ($3::uuid[] IS NULL OR replica_id = ANY($3))
 ORDER BY started_time, replica_id
 """
 
@@ -138,9 +149,18 @@ async def read_rows(connection: Connection) -> list[ReplicaRow]:
     return [_row(row) for row in await connection.fetch(READ_ROWS)]
 
 
-async def read_rows_of(connection: Connection, replica_ids: Sequence[str]) -> list[ReplicaRow]:
-    """Those of `replica_ids` that still have a row, in a snapshot of this moment."""
-    return [_row(row) for row in await connection.fetch(READ_ROWS_OF, list(replica_ids))]
+async def read_rows_at(
+    connection: Connection, number: int, nonce: bytes | None, replica_ids: Sequence[str] | None = None
+) -> list[ReplicaRow] | None:
+    """All rows, or those of `replica_ids`, as a server shows them that has the change `number`, with this nonce.
+
+    None: this one lacks it, as a deposed primary does, which does not know either who has registered since.
+    """
+    wanted = None if replica_ids is None else list(replica_ids)
+    found = await connection.fetch(READ_ROWS_AT, number, nonce, wanted)
+    if not found or not found[0]["has_it"]:
+        return None
+    return [_row(row) for row in found if row["replica_id"] is not None]
 
 
 async def prune(connection: Connection, replica_id: str, renewals: int, number: int) -> bool:

@@ -74,11 +74,11 @@ async def test_a_row_that_goes_is_confirmed(database: Database) -> None:
     barrier = Barrier(database, SteppedTiming(clock))
     replica_id = await dead_replica(database)
     revision = await put_account(database, "acme")
-    waiting = asyncio.ensure_future(barrier.passed(revision, None))
-    await settled()
-    assert not waiting.done()
-    async with database.reading() as connection:
-        await replicas.delete(connection, replica_id)
+    with paused(Failpoint.BARRIER_AFTER_ROWS) as pause:
+        waiting = asyncio.ensure_future(barrier.passed(revision, None))
+        await pause.reached.wait()
+        async with database.reading() as connection:
+            await replicas.delete(connection, replica_id)
     for _ in range(200):
         if waiting.done():
             break

@@ -1,0 +1,152 @@
+"""Check and BatchCheck for which everything is in memory: plain functions from bytes to bytes (design section 11).
+
+No await, no grpc type, no asyncio. They answer, refuse, or return None: then only the cold path, which may wait, can
+answer. Each captures the lease and the applied position first and looks at both again last. `authorizer.py` puts them
+into the method table, beside the cold ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+
+from doorward.core.entries import SECRET_NOT_AFTER_US, TOKEN_SECRETS
+from doorward.v1 import authorizer_pb2 as pb
+from doorward_server.api.access import TABLE
+from doorward_server.api.checks import Checker, encode_batch, item_of, items_of
+from doorward_server.api.encoding import encode_check
+from doorward_server.api.errors import Status, status_of
+from doorward_server.api.fields import LONGEST_SECRET
+from doorward_server.api.recalled import Recalled
+from doorward_server.api.wrapper import require_admitted
+from doorward_server.errors import Refused
+from doorward_server.replica.caches import Missing
+from doorward_server.service.authorize import AllMissing, no_lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from doorward.core.catalog import Catalog
+    from doorward.core.history import Position
+    from doorward_server.model import Caller
+    from doorward_server.replica.holding import Holding
+    from doorward_server.service.authorize import Authorizer, Holder
+    from doorward_server.service.callers import Callers
+
+__all__ = ["BATCH_CHECK", "CHECK", "CHUNK", "WarmChecks"]
+
+CHECK: Final = "/doorward.v1.Authorizer/Check"
+BATCH_CHECK: Final = "/doorward.v1.Authorizer/BatchCheck"
+# Items decided without letting others in: 1,000 at once would hold everyone else for milliseconds (measured: design 11).
+CHUNK: Final = 200
+
+_parse_check: Final = pb.CheckRequest.FromString
+
+
+class WarmChecks:
+    """Answers from memory."""
+
+    def __init__(self, holding: Holding, authorizer: Authorizer, callers: Callers) -> None:
+        self._holding = holding
+        self._authorizer = authorizer
+        self._callers = callers
+        self._checker = Checker(authorizer)
+        self._recalled = Recalled(holding.token_proofs.proof_of)
+        self._no_lease = status_of(no_lease())
+        self._shown: tuple[Position | None, str] | None = None
+
+    def check_warm(self, request: bytes, credential: str | None) -> bytes | Status | None:
+        """A Check."""
+        return self._warm(request, credential, self._check_from_memory)
+
+    def batch_check_warm(self, request: bytes, credential: str | None) -> bytes | Status | None:
+        """A BatchCheck of one chunk at most."""
+        return self._warm(request, credential, self._batch_from_memory)
+
+    def _warm(
+        self,
+        request: bytes,
+        credential: str | None,
+        attempt: Callable[[bytes, str | None, Position | None, int, int], bytes | None],
+    ) -> bytes | Status | None:
+        holding = self._holding
+        begun = holding.begin()
+        if begun is None:
+            return self._no_lease
+        end_ns, now_us = begun
+        position = holding.history.applied
+        answer: bytes | Status | None
+        try:
+            answer = attempt(request, credential, position, end_ns, now_us)
+        except DecodeError:
+            return None
+        except Refused as refused:
+            answer = status_of(refused.with_traceback(None))
+        # Nothing was applied while this looked around, and the lease of the beginning is good: else the cold path.
+        if holding.history.applied is not position or not holding.still_good(end_ns):
+            return None
+        return answer
+
+    def _check_from_memory(
+        self, request: bytes, credential: str | None, position: Position | None, end_ns: int, now_us: int
+    ) -> bytes | None:
+        message = _parse_check(request)
+        item = item_of(message)
+        holders: dict[str, Holder | Missing | None] = {}
+        recalled = self._recalled.find(credential, item[0], position, end_ns)
+        if recalled is None:
+            asking = self._asking(CHECK, credential, now_us)
+            if asking is None:
+                return None
+            caller, catalog = asking
+        else:
+            caller, (_, _, catalog, holders[item[0]]) = None, recalled
+        if message.HasField("consistency"):
+            return None
+        decision = self._checker.one(item, catalog, now_us, None, holders)
+        if isinstance(decision, Missing):
+            return None
+        if caller is not None and credential is not None and self._lasts(caller, holders[item[0]]):
+            self._recalled.keep(credential, item[0], (position, end_ns, catalog, holders[item[0]]))
+        return encode_check(decision, self._revision_text(position))
+
+    def _batch_from_memory(
+        self, request: bytes, credential: str | None, position: Position | None, _end_ns: int, now_us: int
+    ) -> bytes | None:
+        asking = self._asking(BATCH_CHECK, credential, now_us)
+        if asking is None:
+            return None
+        message = pb.BatchCheckRequest.FromString(request)
+        if message.HasField("consistency") or not 0 < len(message.items) <= CHUNK:
+            return None
+        if len(message.secret.encode()) > LONGEST_SECRET:
+            return None
+        results = self._checker.many(items_of(message), asking[1], now_us, None, {})
+        return None if isinstance(results, AllMissing) else encode_batch(results, self._revision_text(position))
+
+    def _asking(self, path: str, credential: str | None, now_us: int) -> tuple[Caller, Catalog] | None:
+        """Who calls, if they may call this, and the catalog in force; None: something is missing.
+
+        Raises:
+            Unauthenticated, PermissionDenied.
+        """
+        caller = self._callers.find(credential, now_us, None)
+        if isinstance(caller, Missing):
+            return None
+        require_admitted(path, TABLE[path], caller)
+        catalog = self._authorizer.find_catalog()
+        return None if isinstance(catalog, Missing) else (caller, catalog)
+
+    def _lasts(self, caller: Caller, holder: Holder | Missing | None) -> bool:
+        """Whether a token was recognized, and no passing of time ends what makes it and the caller who they are."""
+        if holder is None or isinstance(holder, Missing) or not self._callers.lasts(caller):
+            return False
+        return all(secret[SECRET_NOT_AFTER_US] is None for secret in holder[0][TOKEN_SECRETS])
+
+    def _revision_text(self, position: Position | None) -> str:
+        """The applied position as answers carry it, made once for each position."""
+        shown = self._shown
+        if shown is None or shown[0] is not position:
+            shown = self._shown = (position, str(self._holding.revision))
+        return shown[1]
