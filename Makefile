@@ -9,7 +9,7 @@ T ?= tests
 unexport PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE PGSERVICE PGSERVICEFILE PGPASSFILE PGOPTIONS PGSSLMODE PGTARGETSESSIONATTRS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint proto install bench lock clean check-python
+.PHONY: help run test test-cluster lint proto install bench lock clean check-python
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,8 +20,11 @@ run: $(VENV)/runtime.stamp ## Start Doorward with its own PostgreSQL on 127.0.0.
 install: $(VENV)/runtime.stamp ## Install both packages into .venv
 	@echo "Installed. Try: $(BIN)/doorward --help"
 
-test: lint $(VENV)/newest.stamp ## Lint, types, and every test (T=path runs one file or folder)
-	$(BIN)/python -m pytest $(T)
+test: lint $(VENV)/newest.stamp ## Lint, types, and every test but test-cluster's (T=path runs one file or folder)
+	$(BIN)/python -m pytest $(T) --ignore=tests/cluster --ignore=tests/ha
+
+test-cluster: $(VENV)/dev.stamp ## The faults of several servers on one database: kill, freeze, cut off, fail over
+	$(BIN)/python -m pytest tests/cluster
 
 lint: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Style, types, imports, contract, generated code
 	$(BIN)/ruff check .

@@ -183,6 +183,7 @@ class App:
         server = self._server(handlers, health_servicer)
         # Alone, an address that is taken is found out before anything runs.
         address = "" if self._shares_port else self._bind(server)
+        replica.keeper.address = address or replica.keeper.address
         runs: list[Coroutine[None, None, object]] = [replica.reporter.run(), replica.feed.run(), replica.hasher.run()]
         runs.append(health.run())
         if embedded is not None:
@@ -235,7 +236,7 @@ class App:
         if listen is None:
             return None
         try:
-            monitoring = Monitoring(listen, holding)
+            monitoring = Monitoring(listen, holding, shares_port=self._shares_port)
         except OSError:
             raise StartRefused(
                 cannot_listen(listen, "the address is in use, or is none of this machine", "--http")

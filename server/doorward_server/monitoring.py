@@ -66,7 +66,7 @@ class _Quiet(WSGIRequestHandler):
         """Nothing."""
 
 
-class _Server(ThreadingWSGIServer):
+class _SharingServer(ThreadingWSGIServer):
     """A worker that is being replaced and its successor have the port together for a moment."""
 
     allow_reuse_port = True
@@ -79,13 +79,13 @@ class Monitoring:
         OSError: on construction, the address is taken or none of this machine.
     """
 
-    def __init__(self, listen: str, holding: Holding) -> None:
+    def __init__(self, listen: str, holding: Holding, *, shares_port: bool = False) -> None:
         self._holding = holding
         self._collector = _ReplicaMetrics(holding)
         REGISTRY.register(self._collector)
         self._metrics = make_wsgi_app(REGISTRY)
-        address = Listen(listen)
-        self._server = make_server(address.host, address.port, self._answer, server_class=_Server, handler_class=_Quiet)
+        address, kind = Listen(listen), _SharingServer if shares_port else ThreadingWSGIServer
+        self._server = make_server(address.host, address.port, self._answer, server_class=kind, handler_class=_Quiet)
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
 
     @property

@@ -18,7 +18,7 @@ from doorward_server.api.health import HealthKeeper
 from doorward_server.errors import Unavailable
 from doorward_server.model import Propagation
 from doorward_server.replica import barrier, lease_keeper
-from doorward_server.replica.barrier import Barrier
+from doorward_server.replica.barrier import Barrier, Outcome
 from doorward_server.replica.caches import Caches
 from doorward_server.replica.feed import Feed
 from doorward_server.replica.holding import Holding
@@ -355,6 +355,18 @@ def _prune() -> None:
     _put(Barrier, "prune", leave_it)
 
 
+def _late() -> None:
+    """A wait goes on when its caller's deadline is near: without, it ends there, and nothing is pruned."""
+    passed = Barrier.passed
+
+    async def to_the_deadline(
+        self: Barrier, revision: Revision, until_ns: int | None, nonce: bytes | None = None, **_: object
+    ) -> Outcome:
+        return await passed(self, revision, until_ns, nonce)
+
+    _put(Barrier, "passed", to_the_deadline)
+
+
 def _cas() -> None:
     """Only a row that stood still since it was read is pruned: without, any row that did not report."""
 
@@ -467,6 +479,7 @@ GUARDS: Final[dict[str, Callable[[], None]]] = {
     "rowsat": _rowsat,
     "holdrow": _holdrow,
     "prune": _prune,
+    "late": _late,
     "cas": _cas,
     "anyrow": _anyrow,
     "repeat": _repeat,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from doorward.core.secret import Secret, SecretKind
 
 LARGEST_READ: Final = 65536
+PR_SET_PDEATHSIG: Final = 1
 
 
 class SteppedTiming(Timing):
@@ -202,6 +204,13 @@ async def serve(config: dict[str, Any]) -> None:
     commands.cancel()
 
 
+def _end_with_the_test() -> None:
+    """Also a process that stands still is killed when the tests' process dies: it would not see its end of the pair close."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 if __name__ == "__main__":
+    _end_with_the_test()
     telemetry.configure("debug", "text")
     asyncio.run(serve(json.loads(sys.argv[1])))

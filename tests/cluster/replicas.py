@@ -109,11 +109,10 @@ class _Pipe:
         with self._news:
             self._seen[point] = self._reached.get(point, 0)
 
-    def await_address(self) -> str:
-        """Where the process listens, once it says so."""
+    def await_address(self) -> str | None:
+        """Where the process listens, once it says so; None: it ended before, or says nothing."""
         with self._news:
             self._news.wait_for(lambda: self.address is not None or self.is_closed, PATIENCE_S)
-            assert self.address is not None, f"{self._of} did not start"
             return self.address
 
     def close(self) -> None:
@@ -209,7 +208,9 @@ class Replica:
 
     def await_ready(self) -> str:
         """Its address, once it takes calls."""
-        return self._pipe.await_address()
+        address = self._pipe.await_address()
+        assert address is not None, f"{self.name} did not start:\n{self.log.read_text()[-4000:]}"
+        return address
 
     # ---- what it says
 

@@ -133,23 +133,29 @@ def test_f08_goes_red_when_a_lease_counts_from_the_answer(start_cluster: StartCl
 
 
 def frozen_across_the_change(cluster: Cluster, kind: Kind) -> Mutation:
-    """10: SIGSTOP of b for longer than a hold across the change; then a check, sent while it stands."""
+    """10: SIGSTOP of b for longer than a hold across the change; then a check, sent while it stands.
+
+    It is answered before b applies anything.
+    """
     a, b = cluster["a"], cluster["b"]
     subject = a.client.subject()
     cluster.warm(subject, a, b)
     cluster.stand()
     cluster.renew(a, b)
+    b.arm(Failpoint.APPLY_BEFORE)
     b.freeze()
     mutation = cluster.wait_out(cluster.begin(kind, subject, a), a, keeping=(a,))
     check = b.client.begin_check(subject)
     b.thaw()
     check.result()
+    b.release(Failpoint.APPLY_BEFORE)
     return mutation
 
 
 def test_f10_a_frozen_replica_allows_nothing_after_it_wakes(cluster: Cluster, kind: Kind) -> None:
     mutation = frozen_across_the_change(cluster, kind)
     assert mutation.expired == 1
+    assert cluster.history.checks[-1].answered == "UNAVAILABLE"
     cluster.until_usable(cluster["b"])
     subject = mutation.subject
     assert subject is not None
@@ -227,7 +233,7 @@ def test_f12_goes_red_when_a_lease_is_as_long_as_the_hold(start_cluster: StartCl
 
 
 def two_holds_in_one_fleet(cluster: Cluster, kind: Kind) -> Mutation:
-    """13: a's hold is 2 s; b, with one of 8 s, is frozen across the change."""
+    """13: a's hold is 2 s; b, with one of 8 s, is frozen across the change, and then answers before it applies anything."""
     cluster.start("a", hold_ms=2000)
     cluster.start("b", hold_ms=8000)
     a, b = cluster["a"], cluster["b"]
@@ -235,11 +241,13 @@ def two_holds_in_one_fleet(cluster: Cluster, kind: Kind) -> Mutation:
     cluster.warm(subject, a, b)
     cluster.stand()
     cluster.renew(b)
+    b.arm(Failpoint.APPLY_BEFORE)
     b.freeze()
     mutation = cluster.wait_out(cluster.begin(kind, subject, a), a, keeping=(a,), hold_ms=8000)
     check = b.client.begin_check(subject)
     b.thaw()
     check.result()
+    b.release(Failpoint.APPLY_BEFORE)
     return mutation
 
 

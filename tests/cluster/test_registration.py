@@ -97,6 +97,53 @@ def test_f06_goes_red_when_what_was_held_stays_and_a_renewal_is_usable_at_once(s
     assert verdicts.answers_contain_what_returned_before(cluster.history)
 
 
+def test_f06_a_registration_that_stands_before_its_answer_is_waited_for(cluster: Cluster, kind: Kind) -> None:
+    a, b, c = cluster["a"], cluster["b"], cluster["c"]
+    subject = a.client.subject()
+    cluster.warm(subject, a, b, c)
+    cluster.stand()
+    b.arm(Failpoint.REGISTER_BEFORE_ANSWER)
+    cluster.rows.fetch("DELETE FROM replicas WHERE replica_id = $1", b.status().replica_id)
+    cluster.advance(cluster.hold_ms / 4 + 1)
+    b.reached(Failpoint.REGISTER_BEFORE_ANSWER)
+    mutation = cluster.wait_out(cluster.begin(kind, subject, a), a, keeping=(a, c))
+    assert (mutation.confirmed, mutation.expired) == (2, 1)
+    assert b.client.check(subject) == "UNAVAILABLE"
+    cluster.at_rest(a)
+    # What it is told now stood in a row that was pruned: it has to register once more.
+    b.release(Failpoint.REGISTER_BEFORE_ANSWER)
+    cluster.until_usable(b)
+    assert b.client.check(subject) == kind.makes
+    assert cluster.usable_id(b) in cluster.row_ids()
+    verdicts.hold(cluster.history, cluster.rows)
+
+
+def test_a_registration_whose_answer_is_lost_is_waited_for_once(cluster: Cluster, kind: Kind) -> None:
+    a, b, c = cluster["a"], cluster["b"], cluster["c"]
+    subjects = [a.client.subject() for _ in range(2)]
+    cluster.stand()
+    b.arm(Failpoint.REGISTER_BEFORE_COMMIT, skip=1, times=1)
+    cluster.rows.fetch("DELETE FROM replicas WHERE replica_id = $1", b.status().replica_id)
+    known = cluster.row_ids()
+    cluster.advance(cluster.hold_ms / 4 + 1)
+    b.reached(Failpoint.REGISTER_BEFORE_COMMIT)
+    b.line.stall(asks=False)
+    b.release(Failpoint.REGISTER_BEFORE_COMMIT)
+    eventually(lambda: len(cluster.row_ids()) == 3)
+    (lost,) = cluster.row_ids() - known
+    b.line.cut()
+    b.line.heal()
+    cluster.until_usable(b)
+    assert cluster.usable_id(b) != lost
+    mutations = []
+    for subject in subjects:
+        mutations.append(cluster.wait_out(cluster.begin(kind, subject, a), a, keeping=(a, b, c)))
+        cluster.at_rest(a)
+    assert [(mutation.confirmed, mutation.expired) for mutation in mutations] == [(3, 1), (3, 0)]
+    assert lost not in cluster.row_ids()
+    verdicts.hold(cluster.history, cluster.rows)
+
+
 def reports_that_are_blocked_and_a_late_prune(cluster: Cluster, kind: Kind) -> list[Mutation]:
     """14: b renews and applies but does not report; its row is to be pruned late; then b is cut off from a second change."""
     a, b = cluster["a"], cluster["b"]

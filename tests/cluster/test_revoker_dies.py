@@ -97,8 +97,12 @@ def commit_that_never_arrives(cluster: Cluster, kind: Kind) -> Mutation:
     a.release(Failpoint.MUTATION_BEFORE_COMMIT)
     # The lock is held by a session that says nothing: COMMIT was sent, and is on its way.
     eventually(lambda: a.line.held_back > 0)
+    a.arm(Failpoint.BARRIER_BEFORE_ROWS)
     a.line.cut()
     a.line.heal()
+    # Only without the rule it gets there; by then every broken connection is known to be.
+    eventually(lambda: begun.is_done or a.has_reached(Failpoint.BARRIER_BEFORE_ROWS))
+    a.release(Failpoint.BARRIER_BEFORE_ROWS)
     eventually(lambda: begun.is_done or a.status().barriers_asleep > 0)
     cluster.history.committed(begun.record)
     return cluster.wait_out(begun, a)

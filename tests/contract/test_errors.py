@@ -14,26 +14,18 @@ import pytest
 
 from doorward.core.secret import SecretKind, generate, new_id
 from doorward.v1.account_admin_pb2 import GetAccountRequest, ListAccountsRequest, PutAccountRequest
-from doorward.v1.authorizer_pb2 import (
-    CheckRequest,
-)
+from doorward.v1.authorizer_pb2 import CheckRequest
 from doorward.v1.error_reason_pb2 import ErrorReason
 from doorward.v1.token_admin_pb2 import GetTokenRequest, RevokeTokenRequest, UpdateTokenRequest
 from doorward.v1.types_pb2 import Grant
 from tests.support import troubles
 from tests.support.server import bearer
-from tests.support.wire import (
-    Refusal,
-    on,
-    on_all,
-    refused,
-)
+from tests.support.wire import Refusal, on, on_all, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tests.support.frail import Frail
-
 
 pytestmark = pytest.mark.usefixtures("recovered")
 

@@ -36,7 +36,7 @@ HOLD_MS: Final = 4000
 
 
 class StartCluster(Protocol):
-    """Starts a cluster of the test's own."""
+    """Starts a cluster of the test's own; the one before, if it was another kind, ends."""
 
     def __call__(self, count: int, *, hold_ms: int = HOLD_MS, without: Sequence[str] = ()) -> Cluster: ...
 
@@ -115,25 +115,53 @@ def cluster(shared_cluster: Cluster) -> Cluster:
     return shared_cluster
 
 
+class OwnCluster:
+    """The cluster of one test that shares none. It stays until another kind is wanted: its twins run one after the other."""
+
+    def __init__(self, background: Background, deployments: Deployments) -> None:
+        self._background = background
+        self._deployments = deployments
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._cluster: Cluster | None = None
+        self._wanted: tuple[object, ...] = ()
+
+    def start(self, count: int, *, hold_ms: int = HOLD_MS, without: Sequence[str] = ()) -> Cluster:
+        """A cluster of `count` replicas; ends the one that was started before."""
+        wanted = (count, hold_ms, tuple(without))
+        names = NAMES[:count]
+        if self._cluster is not None and self._wanted == wanted and names:
+            self._cluster.begin_test(names)
+            return self._cluster
+        self.close()
+        self._wanted = wanted
+        self._directory = tempfile.TemporaryDirectory(prefix="dw-")
+        self._cluster = Cluster(
+            self._deployments.make(), self._background, Path(self._directory.name), hold_ms=hold_ms, without=without
+        )
+        self._cluster.start(*names)
+        return self._cluster
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._cluster is not None:
+            self._cluster.close()
+        if self._directory is not None:
+            self._directory.cleanup()
+        self._cluster = self._directory = None
+
+
+@pytest.fixture(scope="session")
+def own_cluster(background: Background, deployments: Deployments) -> Iterator[OwnCluster]:
+    """One at a time."""
+    own = OwnCluster(background, deployments)
+    yield own
+    own.close()
+
+
 @pytest.fixture
-def start_cluster(background: Background, deployments: Deployments) -> Iterator[StartCluster]:
-    """Starts clusters that the test does not share, and ends them."""
-    clusters: list[Cluster] = []
-    with tempfile.TemporaryDirectory(prefix="dw-") as directory:
-
-        def start(count: int, *, hold_ms: int = HOLD_MS, without: Sequence[str] = ()) -> Cluster:
-            own = Path(directory) / str(len(clusters))
-            own.mkdir()
-            cluster = Cluster(deployments.make(), background, own, hold_ms=hold_ms, without=without)
-            clusters.append(cluster)
-            cluster.start(*NAMES[:count])
-            return cluster
-
-        try:
-            yield start
-        finally:
-            for cluster in clusters:
-                cluster.close()
+def start_cluster(own_cluster: OwnCluster) -> StartCluster:
+    """Starts a cluster of the test's own, with rules taken away or another hold; one at a time."""
+    return own_cluster.start
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.rpc)

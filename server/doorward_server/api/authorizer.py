@@ -56,6 +56,12 @@ LATER: Final = ("ListTokensWithPermission", "ExplainCheck")
 LATER_STREAMS: Final = ("StreamChecks", "Watch")
 
 LARGE_AT_ONCE: Final = 2
+# What a verdict says of the token's own state; a suspended or deleted account says nothing of it.
+STATES: Final = {
+    types_pb2.DENY_REASON_UNSPECIFIED: types_pb2.TOKEN_STATE_ACTIVE,
+    types_pb2.DENY_REASON_TOKEN_EXPIRED: types_pb2.TOKEN_STATE_EXPIRED,
+    types_pb2.DENY_REASON_TOKEN_DISABLED: types_pb2.TOKEN_STATE_DISABLED,
+}
 
 
 class AuthorizerApi(WarmChecks):
@@ -165,7 +171,7 @@ class AuthorizerApi(WarmChecks):
         response, revision = await self._under_lease(INTROSPECT, peer, attempt)
         record = convert.token(shown.tokens[0], shown.catalog, shown.plan, shown.now)
         if response.token_id:
-            response.display_name, response.state = record.display_name, record.state
+            response.display_name, response.state = record.display_name, _state_of(response.reason, record.state)
             response.create_time.CopyFrom(record.create_time)
             if record.HasField("last_used_time"):
                 response.last_used_time.CopyFrom(record.last_used_time)
@@ -265,3 +271,10 @@ def _demand_of(consistency: types_pb2.Consistency, fields: Fields) -> Demand:
     if not getattr(consistency, which):
         fields.wrong(f"consistency.{which}", "must be true, or left out: false demands nothing", "FIELD_MALFORMED")
     return Demand(fully=True) if which == "fully_consistent" else LATEST_KNOWN
+
+
+def _state_of(
+    reason: types_pb2.DenyReason.ValueType, recorded: types_pb2.TokenState.ValueType
+) -> types_pb2.TokenState.ValueType:
+    """The state that goes with the verdict: record and verdict were read by two clocks, a moment apart."""
+    return STATES.get(reason, recorded)

@@ -47,7 +47,7 @@ async def let_go(port: int, busy_peers: Callable[[], Collection[str]]) -> None:
     unread: set[int] = set()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LONGEST_S):
-            while _close_idle(port, {_port_of(peer) for peer in busy_peers()}, unread):
+            while _close_idle(port, {_port_of(peer) for peer in busy_peers()}, unread):  # noqa: ASYNC110 - gRPC's to end
                 await asyncio.sleep(LOOK_S)
             return
     log.info("connections_left", busy=len(busy_peers()))

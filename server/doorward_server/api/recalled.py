@@ -1,59 +1,94 @@
 """Who asks about which token, recalled from one warm check to the next (design section 11).
 
-To recognize the two is most of a check, and nothing about them can change while nothing is applied. So what one check
-found is kept under the position of the log that it was found at, and is void with the next change, whatever that
-touches. **It holds who they are, never the verdict**, and only of those whom no
-passing of time ends: a caller or a secret with an expiry is recognized every time, a token's own expiry is the
-decision's to see. There is no secret in it: the key is a keyed BLAKE2b of the credential and the secret.
+To recognize the two is most of a check. So what one check found is kept: the operator's, the token's and the account's
+entries and the catalog. They are good at the position of the log that they were found at, as nothing about them changes
+while nothing is applied; and beyond it for as long as each is still the very one that the tables hold, for a change takes
+out what it touches. **It holds who they are, never the verdict.** There is no secret in it: the key is a keyed BLAKE2b of
+the credential and the secret.
 
-Only in the event loop's thread: to it, a change is applied in one step. Called by `warm.py`.
+Only for the event loop's thread, to which a change is applied in one step. Called by `warm.py`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from doorward.core.entries import (
+    OPERATOR_EXPIRE_US,
+    OPERATOR_ID,
+    OPERATOR_SECRETS,
+    SECRET_NOT_AFTER_US,
+    TOKEN_ACCOUNT_ID,
+    TOKEN_ID,
+    TOKEN_SECRETS,
+)
 from doorward.core.proofs import LONGEST_TEXT
+from doorward.core.token_table import CATALOG_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from doorward.core.catalog import Catalog
+    from doorward.core.entries import OperatorEntry
     from doorward.core.history import Position
-    from doorward_server.replica.caches import Missing
+    from doorward.core.token_table import Tables
     from doorward_server.service.authorize import Holder
 
-__all__ = ["Recalled"]
+__all__ = ["Found", "Recalled"]
 
 # Pairs of a caller and a token. Emptied when full: what is in use is found anew, at the price of one whole check each.
 CAPACITY: Final = 16_384
-
-
-# Then they are looked up once more, so that the caches see what is in use and do not evict it.
+# Then they are looked up once more, so that the tables see what is in use and do not evict it.
 REFRESHED_NS: Final = 60_000_000_000
-# The position and the end of the lease that it was found at, the catalog, the token with its account.
-Found: TypeAlias = "tuple[Position | None, int, Catalog, Holder | Missing | None]"
+NEVER_US: Final = 2**63
+
+
+class Found(NamedTuple):
+    """A pair as it was recognized.
+
+    At `position`, under a lease that ends at `end_ns`; it proves nobody any more from `until_us` on.
+    """
+
+    position: Position | None
+    end_ns: int
+    until_us: int
+    catalog: Catalog
+    holder: Holder
+    operator: OperatorEntry
+
+
+def until_us(operator: OperatorEntry, holder: Holder, now_us: int) -> int:
+    """When the first of what proves them ends: the operator, one of its secrets, or one of the token's."""
+    secrets = (*operator[OPERATOR_SECRETS], *holder[0][TOKEN_SECRETS])
+    ends = [operator[OPERATOR_EXPIRE_US], *(secret[SECRET_NOT_AFTER_US] for secret in secrets)]
+    return min((end for end in ends if end is not None and end > now_us), default=NEVER_US)
 
 
 class Recalled:
     """The pairs that were recognized of late."""
 
-    __slots__ = ("_known", "_proof_of")
+    __slots__ = ("_known", "_proof_of", "_tables")
 
-    def __init__(self, proof_of: Callable[[bytes], bytes]) -> None:
+    def __init__(self, tables: Tables, proof_of: Callable[[bytes], bytes]) -> None:
+        self._tables = tables
         self._proof_of = proof_of
         self._known: dict[bytes, Found] = {}
 
-    def find(self, credential: str | None, secret: str, position: Position | None, end_ns: int) -> Found | None:
-        """What was found of the two, if at this very position; `end_ns` is that of the lease now."""
+    def find(
+        self, credential: str | None, secret: str, position: Position | None, end_ns: int, now_us: int
+    ) -> Found | None:
+        """What was found of the two, if it is true at this position, which is applied now, and at this time."""
         # No header has a NUL in it, so no two pairs make the same text.
         text = f"{credential}\0{secret}".encode()
         if len(text) > LONGEST_TEXT:
             return None
-        found = self._known.get(self._proof_of(text))
-        if found is None or found[0] is not position or end_ns - found[1] > REFRESHED_NS:
+        proof = self._proof_of(text)
+        found = self._known.get(proof)
+        if found is None or now_us >= found.until_us:
             return None
-        return found
+        if found.position is position and end_ns - found.end_ns <= REFRESHED_NS:
+            return found
+        return self._looked_up_anew(proof, found, position, end_ns)
 
     def keep(self, credential: str, secret: str, found: Found) -> None:
         """Keeps what was found; its position was noted before anything was looked up."""
@@ -63,3 +98,16 @@ class Recalled:
         if len(self._known) >= CAPACITY:
             self._known.clear()
         self._known[self._proof_of(text)] = found
+
+    def _looked_up_anew(self, proof: bytes, found: Found, position: Position | None, end_ns: int) -> Found | None:
+        tables, operator, (token, account) = self._tables, found.operator, found.holder
+        if (
+            tables.operators.get(operator[OPERATOR_ID]) is operator
+            and tables.tokens.get(token[TOKEN_ID]) is token
+            and tables.accounts.get(token[TOKEN_ACCOUNT_ID]) is account
+            and tables.catalogs.get(CATALOG_KEY) is found.catalog
+        ):
+            found = self._known[proof] = found._replace(position=position, end_ns=end_ns)
+            return found
+        del self._known[proof]
+        return None

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from doorward.core.entries import SECRET_NOT_AFTER_US, TOKEN_SECRETS
+from doorward.core.token_table import UNKNOWN
 from doorward.v1 import authorizer_pb2 as pb
 from doorward_server.api.access import TABLE
 from doorward_server.api.checks import Checker, encode_batch, item_of, items_of
 from doorward_server.api.encoding import encode_check
 from doorward_server.api.errors import Status, status_of
 from doorward_server.api.fields import LONGEST_SECRET
-from doorward_server.api.recalled import Recalled
+from doorward_server.api.recalled import Found, Recalled, until_us
 from doorward_server.api.wrapper import require_admitted
 from doorward_server.errors import Refused
+from doorward_server.model import Caller, CallerKind
 from doorward_server.replica.caches import Missing
 from doorward_server.service.authorize import AllMissing, no_lease
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from doorward.core.catalog import Catalog
     from doorward.core.history import Position
-    from doorward_server.model import Caller
     from doorward_server.replica.holding import Holding
     from doorward_server.service.authorize import Authorizer, Holder
     from doorward_server.service.callers import Callers
@@ -52,7 +52,7 @@ class WarmChecks:
         self._authorizer = authorizer
         self._callers = callers
         self._checker = Checker(authorizer)
-        self._recalled = Recalled(holding.token_proofs.proof_of)
+        self._recalled = Recalled(holding.tables, holding.token_proofs.proof_of)
         self._no_lease = status_of(no_lease())
         self._shown: tuple[Position | None, str] | None = None
 
@@ -94,21 +94,22 @@ class WarmChecks:
         message = _parse_check(request)
         item = item_of(message)
         holders: dict[str, Holder | Missing | None] = {}
-        recalled = self._recalled.find(credential, item[0], position, end_ns)
-        if recalled is None:
+        asking: tuple[Caller, Catalog] | None = None
+        recalled = self._recalled.find(credential, item[0], position, end_ns, now_us)
+        if recalled is not None:
+            catalog, holders[item[0]] = recalled.catalog, recalled.holder
+        else:
             asking = self._asking(CHECK, credential, now_us)
             if asking is None:
                 return None
-            caller, catalog = asking
-        else:
-            caller, (_, _, catalog, holders[item[0]]) = None, recalled
+            catalog = asking[1]
         if message.HasField("consistency"):
             return None
         decision = self._checker.one(item, catalog, now_us, None, holders)
         if isinstance(decision, Missing):
             return None
-        if caller is not None and credential is not None and self._lasts(caller, holders[item[0]]):
-            self._recalled.keep(credential, item[0], (position, end_ns, catalog, holders[item[0]]))
+        if asking is not None and credential is not None:
+            self._keep(credential, item[0], asking, holders[item[0]], position, end_ns, now_us)
         return encode_check(decision, self._revision_text(position))
 
     def _batch_from_memory(
@@ -138,11 +139,24 @@ class WarmChecks:
         catalog = self._authorizer.find_catalog()
         return None if isinstance(catalog, Missing) else (caller, catalog)
 
-    def _lasts(self, caller: Caller, holder: Holder | Missing | None) -> bool:
-        """Whether a token was recognized, and no passing of time ends what makes it and the caller who they are."""
-        if holder is None or isinstance(holder, Missing) or not self._callers.lasts(caller):
-            return False
-        return all(secret[SECRET_NOT_AFTER_US] is None for secret in holder[0][TOKEN_SECRETS])
+    def _keep(
+        self,
+        credential: str,
+        secret: str,
+        asking: tuple[Caller, Catalog],
+        holder: Holder | Missing | None,
+        position: Position | None,
+        end_ns: int,
+        now_us: int,
+    ) -> None:
+        """Keeps who they are for the next check of the two; of a caller that is an operator, and a token that is known."""
+        caller, catalog = asking
+        is_operator = caller.kind is CallerKind.OPERATOR
+        operator = self._holding.tables.operators.get(caller.subject_id) if is_operator else None
+        if operator is None or operator is UNKNOWN or holder is None or isinstance(holder, Missing):
+            return
+        until = until_us(operator, holder, now_us)
+        self._recalled.keep(credential, secret, Found(position, end_ns, until, catalog, holder, operator))
 
     def _revision_text(self, position: Position | None) -> str:
         """The applied position as answers carry it, made once for each position."""

@@ -18,7 +18,7 @@ from doorward_server.model import Propagation
 from doorward_server.storage import replicas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from doorward.core.revision import Revision
     from doorward_server.model import ReplicaRow
@@ -103,11 +103,19 @@ class Barrier:
                 "change went; call again with a later one",
             )
 
-    async def passed(self, revision: Revision, until_ns: int | None, nonce: bytes | None = None) -> Outcome:
+    async def passed(
+        self,
+        revision: Revision,
+        until_ns: int | None,
+        nonce: bytes | None = None,
+        *,
+        on_late: Callable[[DeadlineExceeded], None] | None = None,
+    ) -> Outcome:
         """Returns once every check that begins from now on is answered from a state ≥ `revision`, or not at all.
 
         Within the longest hold of a registered replica, and in milliseconds when all confirm. `until_ns` is the caller's
-        deadline (a clock reading); `nonce` is the revision's, where it is known.
+        deadline (a clock reading); `nonce` is the revision's, where it is known. `on_late` is told instead of the caller
+        when the deadline is near, and the wait goes on: else a dead replica would never be pruned where all are hasty.
 
         Raises:
             Unavailable: PROPAGATION_UNKNOWN, the replicas could not be read; the change stands.
@@ -134,7 +142,9 @@ class Barrier:
             wait.expire(self._timing.now_ns())
             if not wait.waiting:
                 break
-            await self._pause(wait, revision, polls, until_ns)
+            if until_ns is not None and self._timing.now_ns() >= until_ns - TIP_NS:
+                until_ns = self._late(revision, on_late)
+            await self._pause(wait, polls, until_ns)
             polls += 1
             await self._look(wait, revision, nonce, until_ns)
         elapsed_s = (self._timing.now_ns() - began_ns) / 1e9
@@ -157,17 +167,21 @@ class Barrier:
         except Refused as refused:
             log.warning("replica_not_pruned", reason=refused.reason)
 
-    async def _pause(self, wait: _Wait, revision: Revision, polls: int, until_ns: int | None) -> None:
-        now_ns = self._timing.now_ns()
-        if until_ns is not None and now_ns >= until_ns - TIP_NS:
-            metrics.BARRIERS.labels("deadline").inc()
-            raise DeadlineExceeded(
-                "PROPAGATION_NOT_AWAITED",
-                f"the change is committed at revision {revision}, but some replica has not confirmed it yet; "
-                "call AwaitPropagation with this revision, or repeat the call",
-                metadata={"revision": str(revision)},
-            )
-        next_ns = min(now_ns + POLLS_NS[min(polls, len(POLLS_NS) - 1)], wait.next_end_ns())
+    @staticmethod
+    def _late(revision: Revision, on_late: Callable[[DeadlineExceeded], None] | None) -> None:
+        metrics.BARRIERS.labels("deadline").inc()
+        late = DeadlineExceeded(
+            "PROPAGATION_NOT_AWAITED",
+            f"the change is committed at revision {revision}, but some replica has not confirmed it yet; "
+            "call AwaitPropagation with this revision, or repeat the call",
+            metadata={"revision": str(revision)},
+        )
+        if on_late is None:
+            raise late
+        on_late(late)
+
+    async def _pause(self, wait: _Wait, polls: int, until_ns: int | None) -> None:
+        next_ns = min(self._timing.now_ns() + POLLS_NS[min(polls, len(POLLS_NS) - 1)], wait.next_end_ns())
         await self._timing.sleep_until(next_ns if until_ns is None else min(next_ns, until_ns - TIP_NS))
 
     async def _rows(

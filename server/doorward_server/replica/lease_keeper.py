@@ -42,7 +42,8 @@ class LeaseKeeper:
         """`on_registering` is told each replica_id before anything is sent of it; its Unavailable puts that off."""
         self._holding = holding
         self._line = line
-        self._address = address
+        # Where this replica listens, for display; a port of 0 is known better once it is bound.
+        self.address = address
         self._on_registering = on_registering
         self._failures = 0
         self._hurry = False
@@ -124,9 +125,10 @@ class LeaseKeeper:
             self._on_registering(replica_id)
         await failpoints.reach(Failpoint.REGISTER_BEFORE_COMMIT)
         answer = await self._line.call(
-            lambda connection: replicas.register(connection, replica_id, holding.hold_ms, self._address),
+            lambda connection: replicas.register(connection, replica_id, holding.hold_ms, self.address),
             self._hold_ns / 1e9,
         )
+        await self._line.found_primary()
         await failpoints.reach(Failpoint.REGISTER_BEFORE_ANSWER)
         holding.registered(replica_id, answer.epoch, answer.number, answer.nonce)
 
@@ -143,6 +145,8 @@ class LeaseKeeper:
         answer = await self._line.call(
             lambda connection: replicas.renew(connection, replica_id), length_ns(holding.hold_ms) / 1e9
         )
+        if answer is not None:  # else nothing was written
+            await self._line.found_primary()
         await failpoints.reach(Failpoint.RENEW_BEFORE_ANSWER)
         if holding.registration_due is not None:
             return

@@ -15,7 +15,6 @@ from doorward.core.entries import (
     OPERATOR_IS_REVOKED,
     OPERATOR_ROLE,
     OPERATOR_SECRETS,
-    SECRET_NOT_AFTER_US,
     TOKEN_ACCOUNT_ID,
     TOKEN_ID,
 )
@@ -86,13 +85,6 @@ class Callers:
         if found is None:
             raise _unproved(text, SecretKind.OPERATOR)
         return found if isinstance(found, Missing) else self._operator(found, now_us)
-
-    def lasts(self, caller: Caller) -> bool:
-        """Whether no passing of time ends what makes `caller` who it is; of one that was just found in memory."""
-        entry = self._holding.tables.operators.get(caller.subject_id) if caller.kind is CallerKind.OPERATOR else None
-        if entry is None or entry is UNKNOWN or entry[OPERATOR_EXPIRE_US] is not None:
-            return False
-        return all(secret[SECRET_NOT_AFTER_US] is None for secret in entry[OPERATOR_SECRETS])
 
     async def authenticate_now(self, credential: str | None) -> Caller:
         """The caller, as the database has it now.

@@ -13,7 +13,7 @@ from doorward_server import failpoints
 from doorward_server.failpoints import Failpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from doorward.core.revision import Revision
     from doorward_server.model import Propagation
@@ -50,15 +50,7 @@ class Mutations:
         `Barrier.require_time` and `Barrier.passed` raise.
         """
         self._barrier.require_time(until_ns)
-        answer: asyncio.Future[Done[T]] = asyncio.get_running_loop().create_future()
-        work = self._tasks.start(self._commit_and_wait(transaction, until_ns, answer))
-        # The answer comes before the work ends: rows are pruned after it.
-        ends: set[asyncio.Future[Any]] = {answer, work}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        work.result()
-        raise AssertionError("a mutation ended without an answer")
+        return await self._answered(lambda answer: self._commit_and_wait(transaction, until_ns, answer))
 
     async def validate(self, transaction: Callable[[], Awaitable[Committed[T]]]) -> Done[T]:
         """Runs `transaction()`, which must be one that rolls back: everything is checked and nothing stays."""
@@ -67,20 +59,47 @@ class Mutations:
 
     async def await_propagation(self, revision: Revision, until_ns: int | None) -> Propagation:
         """Waits for a change that is committed already."""
-        return await asyncio.shield(self._tasks.start(self._passed_and_pruned(revision, until_ns)))
+        return await self._answered(
+            lambda answer: self._wait(revision, until_ns, None, answer, lambda propagation: propagation)
+        )
 
-    async def _passed_and_pruned(self, revision: Revision, until_ns: int | None) -> Propagation:
-        outcome = await self._barrier.passed(revision, until_ns)
-        await self._barrier.prune(outcome)
-        return outcome.propagation
+    async def _answered(self, work: Callable[[asyncio.Future[T]], Coroutine[Any, Any, None]]) -> T:
+        """The answer that `work` gives, before it ends: the wait outlasts the caller's deadline, and rows are pruned last."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        # Whoever asked may have left.
+        answer.add_done_callback(lambda given: given.cancelled() or given.exception())
+        task = self._tasks.start(work(answer))
+        ends: set[asyncio.Future[Any]] = {answer, task}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        task.result()
+        raise AssertionError("a mutation ended without an answer")
 
     async def _commit_and_wait(
         self, transaction: Callable[[], Awaitable[Committed[T]]], until_ns: int | None, answer: asyncio.Future[Done[T]]
     ) -> None:
         await failpoints.reach(Failpoint.MUTATION_AFTER_AUTHN)
         committed = await transaction()
-        outcome = await self._barrier.passed(committed.revision, until_ns, committed.nonce)
-        answer.set_result(Done(committed.value, outcome.propagation))
+        await self._wait(
+            committed.revision,
+            until_ns,
+            committed.nonce,
+            answer,
+            lambda propagation: Done(committed.value, propagation),
+        )
+
+    async def _wait(
+        self,
+        revision: Revision,
+        until_ns: int | None,
+        nonce: bytes | None,
+        answer: asyncio.Future[T],
+        answer_of: Callable[[Propagation], T],
+    ) -> None:
+        outcome = await self._barrier.passed(revision, until_ns, nonce, on_late=answer.set_exception)
+        if not answer.done():
+            answer.set_result(answer_of(outcome.propagation))
         await self._barrier.prune(outcome)
 
 

@@ -11,12 +11,12 @@ import contextlib
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-from weakref import WeakKeyDictionary
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from doorward_server.storage.failures import DRIVER_ERRORS, DatabaseUnusable
+from doorward_server.storage.hosts import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,8 +114,7 @@ def warnings_of(connection: Connection) -> Iterator[list[str]]:
 class Connector:
     """How to connect. `timeout_s` is for each attempt at a host; `statement_ms` bounds a statement at the server.
 
-    It begins with the host that was found last. One that let somebody wait in vain is passed over then: a machine that
-    lost its power refuses nothing, and a deposed primary takes connections and acknowledges nothing.
+    `hosts` knows which of them to begin with.
     """
 
     url: DatabaseUrl
@@ -123,24 +122,21 @@ class Connector:
     timeout_s: float
     statement_ms: int
     accept_failover_loss: bool
-    # The newest connection's host and port; None before the first.
-    host: str | None = field(default=None, init=False)
-    # Which of the URL's hosts the next attempt begins with, and which one each connection leads to.
-    _first: int = field(default=0, init=False)
-    _hosts: WeakKeyDictionary[Connection, int] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
+    hosts: Hosts = field(init=False)
 
-    async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
-        """A connection to a server that takes writes.
+    def __post_init__(self) -> None:
+        self.hosts = Hosts(len(self.url.hosts))
+
+    async def connect(self, silent: int | None = None) -> asyncpg.Connection[asyncpg.Record]:
+        """A connection to a server that takes writes; the host that was `silent` is tried last.
 
         Raises: DatabaseUnusable, if that server is too old or may forget what it acknowledged; else the last host's error.
         """
         last: Exception = DatabaseUnusable("The database URL names no host.")
-        count = len(self.url.hosts)
-        for index in [(self._first + step) % count for step in range(count)]:
+        for index in self.hosts.in_order(silent):
             host, port = self.url.hosts[index]
             for tls in (None,) if host.startswith("/") else self.url.tls:
-                # Before it is tried: whoever gives up on this host is cancelled in here.
-                self._first = (index + 1) % count
+                self.hosts.trying(index)
                 try:
                     connection = await self._connect_to(host, port, tls)
                 except DRIVER_ERRORS as error:
@@ -148,15 +144,9 @@ class Connector:
                     if not _is_about_tls(error):
                         break
                 else:
-                    self._first = self._hosts[connection] = index
-                    self.host = f"{host}:{port}"
+                    self.hosts.reached(index, connection)
                     return connection
         raise last
-
-    def pass_over(self, connection: Connection) -> None:
-        """Begins with another host the next time, unless one was found since: the one that `connection` leads to is silent."""
-        if self._hosts.get(connection) == self._first:
-            self._first = (self._first + 1) % len(self.url.hosts)
 
     async def _connect_to(self, host: str, port: int, tls: ssl.SSLContext | None) -> asyncpg.Connection[asyncpg.Record]:
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(

@@ -42,6 +42,8 @@ class Line:
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._turn = asyncio.Lock()
         self._listeners: list[tuple[str, Callable[[], None]]] = []
+        # The host that left the last call unanswered: another one comes first, once.
+        self._silent: int | None = None
 
     async def call(self, operation: Callable[[Connection], Awaitable[T]], timeout_s: float) -> T:
         """What `operation` returns; `timeout_s` covers the wait for the turn and for a new connection too.
@@ -73,6 +75,11 @@ class Line:
         async with self._turn:
             self.terminate()
 
+    async def found_primary(self) -> None:
+        """What the last call wrote was acknowledged: nobody goes on with a connection that leads elsewhere."""
+        if self._connection is not None:
+            await self._database.found_primary(self._connection)
+
     def terminate(self) -> None:
         """Drops the connection at once; an operation in flight ends with an error."""
         connection, self._connection = self._connection, None
@@ -93,11 +100,15 @@ class Line:
             terminate(connection)
 
     async def _connected(self, deadline: float) -> Connection:
+        connector = self._database.connector
         if self._connection is not None and not self._connection.is_closed():
-            return self._connection
+            if not connector.hosts.is_astray(self._connection):
+                return self._connection
+            self.terminate()
+        silent, self._silent = self._silent, None
         try:
             async with asyncio.timeout_at(deadline):
-                connection = await self._database.new_connection()
+                connection = await connector.connect(silent)
                 await self._listen_on(connection)
         except TimeoutError:
             raise Unanswered from None
@@ -128,7 +139,7 @@ class Line:
         except DRIVER_ERRORS as error:
             self.terminate()
             if watchdog is not None and watchdog.fired:
-                self._database.connector.pass_over(connection)
+                self._silent = self._database.connector.hosts.of(connection)
                 raise Unanswered from None
             raise translate(error) from None
         except BaseException:  # a caller's cancellation too: before asyncpg's own cancel request can start

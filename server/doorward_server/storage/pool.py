@@ -106,17 +106,10 @@ class Database:
         finally:
             watchdog.cancel()
 
-    async def new_connection(self) -> asyncpg.Connection[asyncpg.Record]:
-        """A connection to whichever host takes writes now. If that is another one than before, the pool follows.
-
-        Raises what `Connector.connect` raises.
-        """
-        former = self.connector.host
-        connection = await self.connector.connect()
-        if self.connector.host != former:
-            log.info("database_host_changed", host=self.connector.host)
+    async def found_primary(self, connection: Connection) -> None:
+        """A write was acknowledged on `connection`: the pool lends nothing any more that may lead to another host."""
+        if self.connector.hosts.found_primary(connection):
             await self.expire()
-        return connection
 
     async def expire(self) -> None:
         """No connection that exists now is lent again: for who learned that one led to another history."""
@@ -183,7 +176,7 @@ class Database:
             raise unavailable() from None
 
     async def _connect(self, *_args: object, **_kwargs: Any) -> asyncpg.Connection[asyncpg.Record]:
-        return await self.new_connection()
+        return await self.connector.connect()
 
 
 async def _keep(_connection: object) -> None:

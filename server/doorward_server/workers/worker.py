@@ -19,7 +19,7 @@ import structlog
 from doorward_server import telemetry
 from doorward_server.app import App
 from doorward_server.errors import Unavailable
-from doorward_server.settings import Settings
+from doorward_server.settings import Listen, Settings
 from doorward_server.start import exit_status
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _with_own_page(settings: Settings, number: int) -> Settings:
-    """Metrics are of one process: each worker has the port behind its neighbour's."""
-    if settings.http is None:
+    """Metrics are of one process: each worker has the port behind its neighbour's, or any (0) if that was asked for."""
+    if settings.http is None or Listen(settings.http).port == 0:
         return settings
     host, _, port = settings.http.rpartition(":")
     return settings.model_copy(update={"http": f"{host}:{int(port) + number - 1}"})

@@ -37,12 +37,22 @@ COMMANDS = {
     "replicas",
     "await-propagation",
     "db migrate",
+    "db new-epoch",
     "pepper add",
     "pepper activate",
     "pepper retire",
     "pepper list",
 }
-OFFLINE = {"serve", "operator create", "db migrate", "pepper add", "pepper activate", "pepper retire", "pepper list"}
+OFFLINE = {
+    "serve",
+    "operator create",
+    "db migrate",
+    "db new-epoch",
+    "pepper add",
+    "pepper activate",
+    "pepper retire",
+    "pepper list",
+}
 
 
 def command_names(group: object, prefix: str = "") -> Iterator[str]:

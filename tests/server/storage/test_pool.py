@@ -272,7 +272,7 @@ async def test_a_refused_statement_says_nothing_of_its_values(
     assert "hunter2" not in "".join(capsys.readouterr())
 
 
-@pytest.mark.parametrize("sqlstate", ["25006", "57P01", "08006"])
+@pytest.mark.parametrize("sqlstate", ["25006", "57P01", "08006", "55P03", "57014"])
 async def test_a_failover_expires_every_pooled_connection(database_url: str, sqlstate: str) -> None:
     async with opened(database_url) as database:
         async with contextlib.AsyncExitStack() as stack:
