@@ -9,7 +9,7 @@ T ?= tests
 unexport PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE PGSERVICE PGSERVICEFILE PGPASSFILE PGOPTIONS PGSSLMODE PGTARGETSESSIONATTRS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster lint proto install bench lock clean check-python
+.PHONY: help run test test-cluster test-ha lint proto install bench lock clean check-python
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test: lint $(VENV)/newest.stamp ## Lint, types, and every test but test-cluster'
 
 test-cluster: $(VENV)/dev.stamp ## The faults of several servers on one database: kill, freeze, cut off, fail over
 	$(BIN)/python -m pytest tests/cluster
+
+test-ha: $(VENV)/dev.stamp ## Switchover and failover by Patroni and etcd, with figures (needs etcd; makes .venv-ha)
+	@test -x .venv-ha/bin/patroni || { $(PYTHON) -m venv .venv-ha && .venv-ha/bin/python $(PIP) install 'patroni[etcd3]' 'psycopg[binary]'; }
+	DOORWARD_PATRONI=$(CURDIR)/.venv-ha/bin/patroni $(BIN)/python -m pytest tests/ha
 
 lint: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Style, types, imports, contract, generated code
 	$(BIN)/ruff check .
@@ -44,7 +48,7 @@ lock: $(VENV)/dev.stamp ## Resolve the newest versions that the packages allow i
 	$(BIN)/python tools/lock.py
 
 clean: ## Remove what make made (never a data directory)
-	rm -rf $(VENV) .venv-proto .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-proto .venv-newest .venv-ha .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import google.protobuf
 import grpc
 
-from bench import check, core, scale
+from bench import check, core, runtimes, scale
 from bench.harness import Cores
 
 if TYPE_CHECKING:
@@ -33,8 +33,16 @@ PARTS: Final[dict[str, Callable[[Cores], list[Table]]]] = {
 def main() -> int:
     """Runs the parts that were asked for, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; everything if none is named")
-    chosen = parser.parse_args().parts or list(PARTS)
+    parser.add_argument(
+        "parts", nargs="*", help=f"what to measure: {', '.join(PARTS)} (all three if none is named), or runtimes"
+    )
+    parser.add_argument("--python", action="append", default=[], help="for runtimes: an interpreter; may be repeated")
+    asked = parser.parse_args()
+    pythons: list[str] = asked.python
+    parts: dict[str, Callable[[Cores], list[Table]]] = {**PARTS, "runtimes": lambda on: runtimes.run(on, pythons)}
+    chosen = asked.parts or list(PARTS)
+    if unknown := set(chosen) - set(parts):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     cores = Cores.of_this_machine()
     versions = f"Python {platform.python_version()}, grpcio {grpc.__version__}, protobuf {google.protobuf.__version__}"
     print(
@@ -43,7 +51,7 @@ def main() -> int:
     missed: list[str] = []
     for name in chosen:
         began = time.monotonic()
-        for table in PARTS[name](cores):
+        for table in parts[name](cores):
             print(f"\n{table.text()}", flush=True)
             missed += table.missed
         print(f"\n({name}: {time.monotonic() - began:.0f} s, load average {os.getloadavg()[0]:.1f})", flush=True)

@@ -1,7 +1,7 @@
 """One calling process: the generated stubs on channels of its own. Run by `callers.py` as `python -m bench.caller`.
 
-Standard input: first a line of JSON, the credential and the targets (name, address, method, requests in hex); then lines
-of JSON `{target, calls, window}`: so many calls, so many of them at once. Each line is answered by one: `ready`, then
+Standard input: first a line of JSON, the targets by name (address, credential, method, requests in hex); then lines of
+JSON `{target, calls, window}`: so many calls, so many of them at once. Each line is answered by one: `ready`, then
 `{calls, allowed, seconds, latencies}` (the latencies, in seconds, only with a window of one). It ends with its input.
 """
 
@@ -23,7 +23,7 @@ CALL_TIMEOUT_S = 30.0
 class Target:
     """One method of one server, with the requests to send in turn."""
 
-    def __init__(self, spec: dict[str, Any], credential: str) -> None:
+    def __init__(self, spec: dict[str, Any]) -> None:
         self._channel = grpc.aio.insecure_channel(
             spec["address"], options=[("grpc.max_receive_message_length", 1 << 24)]
         )
@@ -32,7 +32,7 @@ class Target:
         self._method: Any = stub.BatchCheck if self._is_batch else stub.Check
         request_type = authorizer_pb2.BatchCheckRequest if self._is_batch else authorizer_pb2.CheckRequest
         self._requests = [request_type.FromString(bytes.fromhex(text)) for text in spec["requests"]]
-        self._metadata = (("authorization", f"Bearer {credential}"),)
+        self._metadata = (("authorization", f"Bearer {spec['credential']}"),)
         self._next = 0
 
     async def run(self, calls: int, window: int) -> dict[str, Any]:
@@ -71,7 +71,7 @@ async def main() -> None:
     """Calls as told until standard input ends."""
     loop = asyncio.get_running_loop()
     job = json.loads(await loop.run_in_executor(None, sys.stdin.readline))
-    targets = {name: Target(spec, job["credential"]) for name, spec in job["targets"].items()}
+    targets = {name: Target(spec) for name, spec in job.items()}
     answer("ready")
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order = json.loads(line)

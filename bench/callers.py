@@ -28,6 +28,7 @@ class Target:
     """What is called: a method of Authorizer at a server, and the requests, each of which must be allowed."""
 
     server: Server
+    credential: str
     method: str
     requests: Sequence[Message]
     checks: int = 1  # in each request
@@ -74,18 +75,16 @@ class Callers:
 
 
 @contextlib.contextmanager
-def calling(targets: dict[str, Target], credential: str, cores: Cores, *, processes: int) -> Iterator[Callers]:
+def calling(targets: dict[str, Target], cores: Cores, *, processes: int) -> Iterator[Callers]:
     """Starts `processes` callers and ends them with the block."""
     job = {
-        "credential": credential,
-        "targets": {
-            name: {
-                "address": target.server.address,
-                "method": target.method,
-                "requests": [request.SerializeToString().hex() for request in target.requests],
-            }
-            for name, target in targets.items()
-        },
+        name: {
+            "address": target.server.address,
+            "credential": target.credential,
+            "method": target.method,
+            "requests": [request.SerializeToString().hex() for request in target.requests],
+        }
+        for name, target in targets.items()
     }
     with contextlib.ExitStack() as stack:
         logs: list[IO[bytes]] = []

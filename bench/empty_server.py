@@ -7,7 +7,6 @@ grpc.aio and protobuf cost. Run as `python -m bench.empty_server`.
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 
@@ -36,10 +35,6 @@ async def serve() -> None:
     authorizer_pb2_grpc.add_AuthorizerServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    # As Doorward does once it has started.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 1_000)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     sys.stdout.write(f"Doorward listens on 127.0.0.1:{port}\n")

@@ -77,11 +77,12 @@ def start(
     *,
     stdin: int = subprocess.DEVNULL,
     environment: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> subprocess.Popen[bytes]:
     """Starts `python <arguments>` in the repository's root, pinned, with a pipe from its standard output."""
     with running_on(cores):
         return subprocess.Popen(
-            [sys.executable, *arguments],
+            [python, *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -117,7 +118,11 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    arguments: Sequence[str], cores: frozenset[int], environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    cores: frozenset[int],
+    environment: Mapping[str, str] | None = None,
+    *,
+    python: str = sys.executable,
 ) -> Iterator[Server]:
     """Runs `python <arguments>`, which says `Doorward listens on ADDRESS` once it takes calls.
 
@@ -126,7 +131,7 @@ def serving(
     """
     with tempfile.TemporaryFile() as log:
         began = time.monotonic()
-        process = start(arguments, cores, log, environment=environment)
+        process = start(arguments, cores, log, environment=environment, python=python)
         try:
             for line in process.stdout or ():
                 if line.startswith(BANNER.encode()):
@@ -140,11 +145,13 @@ def serving(
             stop(process)
 
 
+def serve_options(data_dir: Path) -> list[str]:
+    """What `doorward serve` is told: a free port of the loopback interface, the embedded PostgreSQL in `data_dir`."""
+    return ["--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-level", "warning"]
+
+
 @contextlib.contextmanager
-def doorward(
-    data_dir: Path, cores: frozenset[int], *, environment: Mapping[str, str] | None = None
-) -> Iterator[Server]:
-    """`doorward serve` on a free port of the loopback interface, with the embedded PostgreSQL in `data_dir`."""
-    options = ["--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-level", "warning"]
-    with serving(["-m", "doorward_server.cli.main", "serve", *options], cores, environment) as server:
+def doorward(data_dir: Path, cores: frozenset[int]) -> Iterator[Server]:
+    """`doorward serve`, with these options."""
+    with serving(["-m", "doorward_server.cli.main", "serve", *serve_options(data_dir)], cores) as server:
         yield server

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def median_ratio(these: Sequence[float], those: Sequence[float]) -> float:
+    """The median of the ratios of rounds that were neighbours."""
+    return statistics.median(this / that for this, that in zip(these, those, strict=True))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from bench import harness, rows
 from bench.callers import Target, calling
-from bench.report import Table
+from bench.report import Table, median_ratio
 from doorward.v1 import authorizer_pb2 as pb
 
 if TYPE_CHECKING:
@@ -55,17 +55,18 @@ class Size:
     def credential(self) -> str:
         return (self.data_dir / "caller.token").read_text().strip()
 
-    def requests(self) -> list[pb.CheckRequest]:
-        """One allowed check of each of TOKENS tokens, spread over all there are."""
+    def requests(self, *, at_account: bool) -> list[pb.CheckRequest]:
+        """One allowed check of each of TOKENS tokens, spread over all there are; at its account, or on a project."""
         step = self.population.count // TOKENS
-        return [
-            pb.CheckRequest(
-                secret=self.population.secret(index),
-                permission=rows.PERMISSION_ON_ONE,
-                project_id=self.population.project_id(index),
-            )
-            for index in range(0, step * TOKENS, step)
-        ]
+        return [self._request(index, at_account=at_account) for index in range(0, step * TOKENS, step)]
+
+    def _request(self, index: int, *, at_account: bool) -> pb.CheckRequest:
+        secret = self.population.secret(index)
+        if at_account:
+            account_id = self.population.account_id(index)
+            return pb.CheckRequest(secret=secret, permission=rows.PERMISSION_AT_ACCOUNT, account_id=account_id)
+        project_id = self.population.project_id(index)
+        return pb.CheckRequest(secret=secret, permission=rows.PERMISSION_ON_ONE, project_id=project_id)
 
 
 def run(cores: Cores) -> list[Table]:
@@ -85,13 +86,13 @@ def run(cores: Cores) -> list[Table]:
 
 
 def _start(size: Size, cores: Cores) -> None:
-    """Starts a server and asks it once about each token, one after the other: each must be loaded."""
+    """Starts a server and asks it once about each token, one after the other: each is one load."""
     with harness.doorward(size.data_dir, cores.server) as server:
         size.started_s.append(server.started_in_s)
         size.start_cpu_s.append(harness.cpu_ns(server.pid) / 1e9)
         size.memory_mib.append(harness.resident_mib(server.pid))
-        target = {"first": Target(server, "Check", size.requests())}
-        with calling(target, size.credential, cores, processes=1) as callers:
+        target = {"first": Target(server, size.credential, "Check", size.requests(at_account=True))}
+        with calling(target, cores, processes=1) as callers:
             first = callers.round("first", TOKENS, window=1)
         size.first_us.append(statistics.median(first.latencies_s) * 1e6)
         size.first_cpu_us.append(first.cpu_us)
@@ -102,8 +103,8 @@ def _ask(sizes: list[Size], cores: Cores) -> None:
         started = []
         for size in sizes:
             server = stack.enter_context(harness.doorward(size.data_dir, cores.server))
-            target = {"next": Target(server, "Check", size.requests())}
-            callers = stack.enter_context(calling(target, size.credential, cores, processes=CALLERS))
+            target = {"next": Target(server, size.credential, "Check", size.requests(at_account=False))}
+            callers = stack.enter_context(calling(target, cores, processes=CALLERS))
             started.append((size, server, callers))
         for number in range(-1, ROUNDS):
             for size, _, callers in started if number % 2 else started[::-1]:
@@ -138,6 +139,6 @@ def _table(sizes: list[Size]) -> Table:
         ("after the checks", million.memory_after_mib, thousand.memory_after_mib),
     ):
         table.require(fat <= lean + MEMORY_SLACK_MIB, f"memory {which}: {fat:.1f} MiB, {lean:.1f} with 1,000 tokens")
-    ratio = middle(million.next_cpu_us) / middle(few.next_cpu_us)
+    ratio = median_ratio(million.next_cpu_us, few.next_cpu_us)
     table.require(ratio <= FLAT, f"a check takes {ratio:.2f} × as long with 1,000,000 tokens as with 100")
     return table

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.cluster.clients import Kind
     from tests.cluster.history import Subject
+    from tests.cluster.nursery import Nursery
     from tests.cluster.steps import Point
     from tests.support.wire import Metadata
 
@@ -54,6 +55,7 @@ class Cluster:
         self,
         deployment: Deployment,
         background: Background,
+        nursery: Nursery,
         directory: Path,
         *,
         hold_ms: int,
@@ -69,6 +71,7 @@ class Cluster:
         self._hold_ms = hold_ms
         self._without = without
         self._background = background
+        self._nursery = nursery
         self._started = 0
         self._apart: list[Replica] = []
 
@@ -92,10 +95,7 @@ class Cluster:
         name: str,
         *,
         hold_ms: int | None = None,
-        rate: float = 1.0,
-        without: Sequence[str] | None = None,
         armed: Iterable[tuple[Point, str, int]] = (),
-        settings: dict[str, object] | None = None,
     ) -> Replica:
         """Starts a process in the place `name`; `armed`: points, what happens there, and how many hits are passed over."""
         self._started += 1
@@ -110,16 +110,14 @@ class Cluster:
                 "drain": 2.0,
                 "log_level": "debug",
                 "reflection": False,
-                **(settings or {}),
             },
             hold_ms=own_ms,
-            rate=rate,
-            without=self._without if without is None else without,
+            without=self._without,
             armed=[{"name": point.value, "action": action, "skip": skip} for point, action, skip in armed],
         )
         line = Line(self._background, self.deployment.url, self.directory / f"l{self._started}")
         self.history.holds_ms.add(own_ms)
-        replica = Replica(name, start, line, self.directory)
+        replica = Replica(name, start, line, self.directory, self._nursery)
         self.replicas[name] = replica
         return replica
 
@@ -217,7 +215,7 @@ class Cluster:
                 replica.end_wake(number)
 
     def stand(self) -> None:
-        """From now on time passes by the test's steps only. Leases are all fresh then."""
+        """From now on time passes by the test's steps only. How old each lease is then is left open: see `renew`."""
         self.time.stand()
         self.wake()
 
@@ -253,11 +251,11 @@ class Cluster:
         eventually(lambda: replica.status().lease_left_ms >= half_ms)
 
     def renew(self, *replicas: Replica) -> None:
-        """Lets each of them renew once; their leases then count from the present moment, for time stands."""
-        before = {replica.name: replica.status().renewals for replica in replicas}
-        self.advance(max(replica.start.hold_ms for replica in replicas) / 4 + 1)
+        """Lets each of them renew once more; their leases then count from the present moment, for time stands."""
+        begun = {replica.name: replica.status().renewals_begun for replica in replicas}
+        self.advance(max(replica.start.hold_ms / 4 / replica.rate for replica in replicas) + 1)
         for replica in replicas:
-            eventually(lambda replica=replica: replica.status().renewals > before[replica.name])  # type: ignore[misc]
+            eventually(lambda replica=replica: replica.status().renewals > begun[replica.name])  # type: ignore[misc]
 
     def until_usable(self, *replicas: Replica) -> None:
         """Lets as much time pass as they need to try again, until they have a lease."""

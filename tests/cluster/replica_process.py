@@ -1,6 +1,6 @@
 """One server process as the tests start it: the real `App`, on a clock of the test's, controlled over a socket pair.
 
-    python -m tests.cluster.replica_process '{"fd": 3, "time": …, "rate": …, "settings": {…}, "without": […], "armed": […]}'
+`run` is what the nursery forks a process for: config = {"time": …, "settings": {…}, "without": […], "armed": […]}.
 
 Commands and answers are JSON, one a line. Commands: wake, skew, arm, release, status, secret; each is answered under its
 `id`. Events: `listening` with the address, and `reached` with a point's name. The process ends when the test's end of the
@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
-import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -34,12 +31,12 @@ from tests.cluster.points import Points, wrap_checks
 from tests.cluster.true_time import SkewedClock, TrueTime
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from doorward.core.secret import Secret, SecretKind
 
 LARGEST_READ: Final = 65536
-PR_SET_PDEATHSIG: Final = 1
 
 
 class SteppedTiming(Timing):
@@ -174,6 +171,7 @@ class Control:
             "lease_left_ms": 0.0 if end_ns is None else (end_ns - now_ns) / 1e6,
             "known_end": holding.known_end,
             "renewals": keeper._answered,
+            "renewals_begun": keeper._begun,
             "checks_begun": self.points.checks_begun,
             "barriers_asleep": self.points.barriers_asleep,
             "tasks": len(tasks._running),
@@ -187,11 +185,16 @@ def _end() -> NoReturn:
     raise AssertionError("killed")
 
 
-async def serve(config: dict[str, Any]) -> None:
+def run(config: dict[str, Any], pair: socket.socket) -> None:
     """Runs the app until SIGTERM."""
-    clock = SkewedClock(TrueTime(Path(config["time"])), config["rate"])
+    telemetry.configure("debug", "text")
+    asyncio.run(_run(config, pair))
+
+
+async def _run(config: dict[str, Any], pair: socket.socket) -> None:
+    clock = SkewedClock(TrueTime(Path(config["time"])))
     timing = SteppedTiming(clock)
-    control = Control(socket.socket(fileno=config["fd"]), timing)
+    control = Control(pair, timing)
     wrap_checks(control.points)
     for name in config["without"]:
         take_away(name)
@@ -202,15 +205,3 @@ async def serve(config: dict[str, Any]) -> None:
     commands = asyncio.ensure_future(control.run())
     await app.run(lambda address, _embedded: control.tell(event="listening", address=address))
     commands.cancel()
-
-
-def _end_with_the_test() -> None:
-    """Also a process that stands still is killed when the tests' process dies: it would not see its end of the pair close."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-if __name__ == "__main__":
-    _end_with_the_test()
-    telemetry.configure("debug", "text")
-    asyncio.run(serve(json.loads(sys.argv[1])))

@@ -5,17 +5,15 @@ A `Replica` is one process; another one in its place is another `Replica`. All w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.support.server import clean_environment
 from tests.support.wire import eventually
 
 if TYPE_CHECKING:
@@ -23,12 +21,12 @@ if TYPE_CHECKING:
 
     from tests.cluster.clients import Client
     from tests.cluster.lines import Line
+    from tests.cluster.nursery import Nursery
     from tests.cluster.steps import Point
 
 __all__ = ["Replica", "Start", "Status"]
 
 PATIENCE_S: Final = 60.0
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class Status:
     lease_left_ms: float
     known_end: int
     renewals: int
+    renewals_begun: int
     checks_begun: int
     barriers_asleep: int
     tasks: int
@@ -55,7 +54,6 @@ class Start:
     time_file: Path
     settings: Mapping[str, object]
     hold_ms: int
-    rate: float = 1.0
     without: Sequence[str] = ()
     armed: Sequence[Mapping[str, object]] = field(default_factory=tuple)
 
@@ -76,11 +74,12 @@ class _Pipe:
         threading.Thread(target=self._read, name=f"pipe of {of}", daemon=True).start()
 
     def send(self, do: str, **arguments: object) -> int:
-        """Asks without awaiting; the number of the answer."""
+        """Asks without awaiting; the number of the answer. Of a process that has ended, `answer` says so."""
         with self._news:
             self._asked += 1
             number = self._asked
-        self._pair.sendall(json.dumps({"do": do, "id": number, **arguments}).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):
+            self._pair.sendall(json.dumps({"do": do, "id": number, **arguments}).encode() + b"\n")
         return number
 
     def answer(self, number: int) -> Any:
@@ -149,14 +148,14 @@ class _Pipe:
 class Replica:
     """A running process."""
 
-    def __init__(self, name: str, start: Start, line: Line, directory: Path) -> None:
+    def __init__(self, name: str, start: Start, line: Line, directory: Path, nursery: Nursery) -> None:
         """Starts it; `await_ready` returns when it serves."""
         self.name = name
         self.start = start
         self.line = line
         self.log = directory / f"{name}.log"
         self.is_frozen = False
-        self.rate = start.rate
+        self.rate = 1.0
         self._client: Client | None = None
         ours, theirs = socket.socketpair()
         settings = {
@@ -167,23 +166,13 @@ class Replica:
             **start.settings,
         }
         config = {
-            "fd": theirs.fileno(),
             "time": str(start.time_file),
-            "rate": start.rate,
             "settings": settings,
             "without": list(start.without),
             "armed": list(start.armed),
         }
         with theirs, self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.cluster.replica_process", json.dumps(config)],
-                cwd=REPOSITORY,
-                env=clean_environment(),
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            self.process = nursery.fork(config, theirs, log.fileno())
         self._pipe = _Pipe(ours, f"{name} ({self.log})")
 
     @property

@@ -165,12 +165,12 @@ def test_the_database_is_not_needed_once_the_rows_were_read(cluster: Cluster, ki
     subject = a.client.subject()
     cluster.warm(subject, a, b, c)
     cluster.stand()
+    b.line.stall()
     a.arm(Failpoint.BARRIER_AFTER_ROWS)
     begun = kind.at(a.client, subject)
     a.reached(Failpoint.BARRIER_AFTER_ROWS)
     cluster.history.committed(begun.record)
     a.line.cut()
-    b.line.stall()
     a.release(Failpoint.BARRIER_AFTER_ROWS)
     mutation = cluster.wait_out(begun, a, keeping=(c,))
     assert (mutation.answered, mutation.confirmed + mutation.expired) == (OK, 3)
@@ -202,17 +202,19 @@ def test_without_the_rows_there_is_no_success_and_a_repeat_waits(cluster: Cluste
     subject = a.client.subject()
     cluster.warm(subject, a, b, c)
     cluster.stand()
+    b.line.stall()
     a.arm(Failpoint.BARRIER_BEFORE_ROWS)
     begun = kind.at(a.client, subject)
     a.reached(Failpoint.BARRIER_BEFORE_ROWS)
     a.line.cut()
-    b.line.stall()
     a.release(Failpoint.BARRIER_BEFORE_ROWS)
     mutation = begun.result()
     assert (mutation.answered, mutation.why) == ("UNAVAILABLE", "PROPAGATION_UNKNOWN")
     assert mutation.number == cluster.end()
     repeated = cluster.wait_out(cluster.begin(kind, subject, c), c, keeping=(c,))
-    assert (repeated.number, repeated.expired) == (mutation.number, 2)
+    # Whether a has applied it itself, and said so on a connection that was not cut yet, is left open.
+    assert (repeated.number, repeated.confirmed + repeated.expired) == (mutation.number, 3)
+    assert repeated.expired >= 1
     assert [a.client.check(subject), b.client.check(subject), c.client.check(subject)] == [
         "UNAVAILABLE",
         "UNAVAILABLE",

@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
@@ -25,7 +24,8 @@ from doorward_server.replica.timing import Timing
 from doorward_server.storage import changes, replicas
 from doorward_server.storage.line import Line
 from doorward_server.storage.pool import Database
-from tests.cluster.history import OK, Subject, now_ns
+from tests.cluster.history import OK, now_ns
+from tests.support.calls import Mutations
 from tests.support.database import issue_token, opened, put_account
 from tests.support.nodes import url_of
 from tests.support.pair import await_undecided, first_decision
@@ -46,44 +46,10 @@ HOLD_S = 1.0
 ALLOWED, REVOKED, UNAVAILABLE = "ALLOWED", "TOKEN_REVOKED", "UNAVAILABLE"
 
 
-class Traffic:
-    """Issues tokens and revokes every other one, at one server, until it is told to end; failures are part of it."""
-
-    def __init__(self, client: Client, like: Subject) -> None:
-        self._client = client
-        self._like = like
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"traffic at {client.replica}")
-        self.issued: list[Subject] = []
-        self.revoked: list[Subject] = []
-
-    @property
-    def acknowledged(self) -> int:
-        return len(self.issued) + len(self.revoked)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_failure: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        like = self._like
-        while not self._ended.is_set():
-            subject = Subject(like.account_id, like.project_id, "", "", like.permission, "TOKEN_UNRECOGNIZED")
-            if self._client.begin_issue(subject).result().answered != OK:
-                continue
-            self.issued.append(subject)
-            if len(self.issued) % 2 and self._client.begin_revoke(subject).result().answered == OK:
-                self.revoked.append(subject)
-
-
 @contextlib.contextmanager
 def frozen(pair: Pair, client: Client) -> Iterator[None]:
     """The server's process stands still."""
-    pid = pair.servers[client.replica].process.pid
+    pid = pair.servers.processes[client.replica].process.pid
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -96,7 +62,7 @@ def test_checks_stop_with_the_lease_and_come_back_without_a_restart_and_nothing_
 ) -> None:
     clients = a, b = pair.serve(2, pair.primary, pair.standby, hold_s=HOLD_S)
     subject = a.subject()
-    with Traffic(a, subject) as at_a, Traffic(b, subject) as at_b:
+    with Mutations(a, subject) as at_a, Mutations(b, subject) as at_b:
         eventually(lambda: min(len(at_a.revoked), len(at_b.revoked)) >= 5)
         pair.primary.kill()
         for client in clients:
@@ -109,10 +75,10 @@ def test_checks_stop_with_the_lease_and_come_back_without_a_restart_and_nothing_
         eventually(lambda: at_a.acknowledged > acknowledged[0] and at_b.acknowledged > acknowledged[1])
 
     for client in clients:
-        for traffic in (at_a, at_b):
-            assert {first_decision(client, revoked) for revoked in traffic.revoked} == {REVOKED}
-            assert all(first_decision(client, issued) in {ALLOWED, REVOKED} for issued in traffic.issued)
-    assert all(server.process.poll() is None for server in pair.servers.values())
+        for mutations in (at_a, at_b):
+            assert {first_decision(client, revoked) for revoked in mutations.revoked} == {REVOKED}
+            assert all(first_decision(client, issued) in {ALLOWED, REVOKED} for issued in mutations.issued)
+    assert all(server.process.poll() is None for server in pair.servers.processes.values())
     pair.verify(pair.standby)
 
 
@@ -152,7 +118,7 @@ def test_a_deposed_primary_gives_no_lease_and_acknowledges_nothing(pair: Pair) -
     eventually(lambda: b.begin_revoke(live).result().answered == OK)
     assert [a.check(live), a.check(live, fully=True)] == [UNAVAILABLE, UNAVAILABLE]
     assert [first_decision(b, live), first_decision(b, live, fully=True)] == [REVOKED, REVOKED]
-    assert "truncated" not in pair.servers["b"].log.read_text(), "its feed does not stay there either"
+    assert "truncated" not in pair.servers.processes["b"].log.read_text(), "its feed does not stay there either"
     pair.verify(pair.standby)
 
 

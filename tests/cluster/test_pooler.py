@@ -78,7 +78,7 @@ def _takes_connections(path: Path, process: subprocess.Popen[bytes], log: Path) 
 def test_under_transaction_pooling_a_revocation_is_known_everywhere_when_it_returns(
     lone: Pair, pooled_url: str
 ) -> None:
-    a, b = lone.serve_url(2, pooled_url, hold_s=2.0, arguments=("--database-pooler", "transaction"))
+    a, b = lone.servers.serve(2, pooled_url, hold_s=2.0, arguments=("--database-pooler", "transaction"))
     subject = a.subject()
     for client in (a, b):
         assert first_decision(client, subject) == "ALLOWED"

@@ -109,7 +109,7 @@ def test_after_a_restore_and_a_new_epoch_nobody_answers_from_what_was_before(
         ]
     ids = replica_ids(lone.primary)
     old_end = lone.primary.fetch("SELECT revision, nonce FROM state", database=DATABASE)[0]
-    os.kill(lone.servers[frozen.replica].process.pid, signal.SIGSTOP)
+    os.kill(lone.servers.processes[frozen.replica].process.pid, signal.SIGSTOP)
     lone.primary.stop()
     backup.restore()
 
@@ -133,7 +133,7 @@ def test_after_a_restore_and_a_new_epoch_nobody_answers_from_what_was_before(
     # Nobody waits for who was forgotten, and who was forgotten says nothing of before when it wakes.
     again = a.begin_revoke(revoked_since).result()
     assert (again.answered, again.expired) == (OK, 0)
-    os.kill(lone.servers[frozen.replica].process.pid, signal.SIGCONT)
+    os.kill(lone.servers.processes[frozen.replica].process.pid, signal.SIGCONT)
     assert first_decision(frozen, revoked_since) == REVOKED
     assert first_decision(frozen, issued_since) == UNRECOGNIZED
     assert first_decision(frozen, before) == ALLOWED

@@ -124,6 +124,47 @@ def test_nothing_acknowledged_is_lost_goes_red_when_silence_counts_as_success(st
     assert verdicts.nothing_acknowledged_is_lost(cluster.history, cluster.rows)
 
 
+def test_a_lost_acknowledgement_is_no_success_either_and_a_repeat_waits_in_full(cluster: Cluster, kind: Kind) -> None:
+    a, b, c = cluster["a"], cluster["b"], cluster["c"]
+    subject = a.client.subject()
+    cluster.warm(subject, a, b, c)
+    cluster.stand()
+    b.line.stall()
+    end = cluster.end()
+    a.arm(Failpoint.MUTATION_BEFORE_COMMIT)
+    begun = kind.at(a.client, subject)
+    a.reached(Failpoint.MUTATION_BEFORE_COMMIT)
+    a.line.stall(asks=False)
+    a.release(Failpoint.MUTATION_BEFORE_COMMIT)
+    cluster.await_end(end + 1)
+    a.line.cut()
+    mutation = begun.result()
+    assert (mutation.answered, mutation.why) == ("UNAVAILABLE", "COMMIT_UNKNOWN")
+    repeated = cluster.wait_out(cluster.begin(kind, subject, c), c, keeping=(c,))
+    assert (repeated.answered, repeated.number, repeated.expired) == (OK, end + 1, 2)
+    assert repeated.elapsed_s * 1000 >= cluster.hold_ms
+    assert [b.client.check(subject), c.client.check(subject)] == ["UNAVAILABLE", kind.makes]
+    verdicts.hold(cluster.history, cluster.rows)
+
+
+def test_a_commit_that_nobody_answers_is_given_up_after_two_holds(start_cluster: StartCluster) -> None:
+    # Two holds of the machine's time: what a connection waits for does not follow the clock of leases.
+    cluster = start_cluster(1, hold_ms=1000)
+    a = cluster["a"]
+    subject = a.client.subject()
+    a.arm(Failpoint.MUTATION_BEFORE_COMMIT)
+    begun = REVOKE.at(a.client, subject)
+    a.reached(Failpoint.MUTATION_BEFORE_COMMIT)
+    a.line.stall(asks=False)
+    a.release(Failpoint.MUTATION_BEFORE_COMMIT)
+    mutation = begun.result()
+    assert (mutation.answered, mutation.why) == ("UNAVAILABLE", "COMMIT_UNKNOWN")
+    assert a.line.cancel_requests == 0
+    a.line.heal()
+    eventually(lambda: REVOKE.at(a.client, subject).result().answered == OK)
+    verdicts.hold(cluster.history, cluster.rows)
+
+
 def writer_frozen_with_its_locks(cluster: Cluster, kind: Kind) -> tuple[Mutation, Mutation]:
     """35: a is stopped in its transaction, holding the account's lock; b makes a change in the same account; a wakes."""
     a, b = cluster["a"], cluster["b"]

@@ -20,6 +20,7 @@ from doorward_server.storage.pool import Database
 from tests.cluster.clients import KINDS, Kind
 from tests.cluster.clusters import Cluster, Deployment
 from tests.cluster.lines import Background
+from tests.cluster.nursery import Nursery
 from tests.support.postgres import scratch_directory
 from tests.support.server import bearer
 
@@ -87,6 +88,14 @@ def background() -> Iterator[Background]:
 
 
 @pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where the replica processes come from."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
 def deployments(
     background: Background, postgres_server: PostgresServer, migrated_template: str
 ) -> Iterator[Deployments]:
@@ -98,10 +107,10 @@ def deployments(
 
 
 @pytest.fixture(scope="session")
-def shared_cluster(background: Background, deployments: Deployments) -> Iterator[Cluster]:
+def shared_cluster(background: Background, nursery: Nursery, deployments: Deployments) -> Iterator[Cluster]:
     """Three replicas for all tests; each uses accounts of its own and begins with `begin_test`."""
     with tempfile.TemporaryDirectory(prefix="dw-") as directory:
-        cluster = Cluster(deployments.make(), background, Path(directory), hold_ms=HOLD_MS)
+        cluster = Cluster(deployments.make(), background, nursery, Path(directory), hold_ms=HOLD_MS)
         try:
             yield cluster
         finally:
@@ -118,8 +127,9 @@ def cluster(shared_cluster: Cluster) -> Cluster:
 class OwnCluster:
     """The cluster of one test that shares none. It stays until another kind is wanted: its twins run one after the other."""
 
-    def __init__(self, background: Background, deployments: Deployments) -> None:
+    def __init__(self, background: Background, nursery: Nursery, deployments: Deployments) -> None:
         self._background = background
+        self._nursery = nursery
         self._deployments = deployments
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._cluster: Cluster | None = None
@@ -136,7 +146,12 @@ class OwnCluster:
         self._wanted = wanted
         self._directory = tempfile.TemporaryDirectory(prefix="dw-")
         self._cluster = Cluster(
-            self._deployments.make(), self._background, Path(self._directory.name), hold_ms=hold_ms, without=without
+            self._deployments.make(),
+            self._background,
+            self._nursery,
+            Path(self._directory.name),
+            hold_ms=hold_ms,
+            without=without,
         )
         self._cluster.start(*names)
         return self._cluster
@@ -151,9 +166,9 @@ class OwnCluster:
 
 
 @pytest.fixture(scope="session")
-def own_cluster(background: Background, deployments: Deployments) -> Iterator[OwnCluster]:
+def own_cluster(background: Background, nursery: Nursery, deployments: Deployments) -> Iterator[OwnCluster]:
     """One at a time."""
-    own = OwnCluster(background, deployments)
+    own = OwnCluster(background, nursery, deployments)
     yield own
     own.close()
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -40,7 +42,11 @@ PARAMETERS: Final = {
     "wal_retrieve_retry_interval": "100ms",
     "autovacuum": "off",
     "jit": "off",
+    "dynamic_shared_memory_type": "mmap",  # in the cluster's directory, so that it goes with it after a kill -9
 }
+# Of postmaster.pid: the key and the id of a System V segment, which outlives a kill -9.
+SHARED_MEMORY_LINE: Final = 6
+IPC_RMID: Final = 0
 ACCESS: Final = f"local all {ROLE} peer map={ROLE}\nlocal replication {ROLE} peer map={ROLE}\n"
 
 
@@ -178,12 +184,27 @@ class Node:
         if process is None:
             return
         if number == signal.SIGKILL:
-            self._signal(number)
+            end_at_once(self.cluster)
         else:
             process.send_signal(number)
         process.wait(PATIENCE_S)
         # A child may outlive its postmaster by a moment, and a new one would not start beside it.
         eventually(lambda: not find_processes(self.cluster), PATIENCE_S)
+
+
+def end_at_once(cluster: Path) -> None:
+    """kill -9 of every process that works in `cluster`, whoever started it, and of the memory that they leave behind."""
+    try:
+        lines = (cluster / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    for pid in find_processes(cluster):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not find_processes(cluster), PATIENCE_S)
+    if len(lines) > SHARED_MEMORY_LINE and sys.platform == "linux":
+        _, _, segment = lines[SHARED_MEMORY_LINE].strip().rpartition(" ")
+        ctypes.CDLL(None).shmctl(int(segment), IPC_RMID, None)
 
 
 def url_of(*nodes: Node, database: str = DATABASE) -> str:

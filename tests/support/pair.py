@@ -46,17 +46,63 @@ if TYPE_CHECKING:
 LOG_TAIL: Final = 6000
 
 
+class Servers:
+    """Doorward processes with the credentials of one deployment. `history`: what their clients saw."""
+
+    def __init__(self, background: Background, credentials: Path, directory: Path) -> None:
+        self.history = History(now_ns)
+        self.processes: dict[str, ServerProcess] = {}
+        self._background = background
+        self._credentials = credentials
+        self._directory = directory
+        self._clients: list[Client] = []
+
+    def serve(self, count: int, url: str, *, hold_s: float, arguments: Sequence[str] = ()) -> list[Client]:
+        """Clients of so many new servers."""
+        self.history.holds_ms.add(round(hold_s * 1000))
+        begun = len(self.processes)
+        names = [chr(ord("a") + number) for number in range(begun, begun + count)]
+        pepper_file = self._credentials / "pepper.keys"
+        given = ("--database-url", url, "--pepper-file", str(pepper_file), "--hold", str(hold_s), *arguments)
+        with ThreadPoolExecutor(count) as starting:
+            return list(starting.map(lambda name: self._serve(name, given), names))
+
+    def verify(self, url: str) -> None:
+        """Every promise was kept, and the database there has what was acknowledged."""
+        rows = Rows(self._background, url)
+        try:
+            hold(self.history, rows)
+        finally:
+            rows.close()
+
+    def close(self) -> None:
+        """Ends them all."""
+        for client in self._clients:
+            client.close()
+        for server in self.processes.values():
+            server.kill()
+            # pytest shows it with a test that failed.
+            sys.stdout.write(f"---- {server.log}\n{server.log.read_text()[-LOG_TAIL:]}\n")
+
+    def _serve(self, name: str, arguments: Sequence[str]) -> Client:
+        data_dir = self._directory / f"doorward-{name}"
+        shutil.copytree(self._credentials, data_dir, dirs_exist_ok=True)
+        server = start_server(data_dir, data_dir / "scratch", arguments)
+        self.processes[name] = server
+        admin, caller = bearer(server.operator_credential), bearer(server.caller_credential)
+        client = Client(name, server.address, admin, caller, self.history)
+        self._clients.append(client)
+        return client
+
+
 class Pair:
-    """A primary, a synchronous standby, and what was started on them; `close` ends it all. `history`: what clients saw."""
+    """A primary, a synchronous standby, and what was started on them; `close` ends it all."""
 
     def __init__(self, seed: Seed, background: Background, directory: Path) -> None:
         self.directory = directory
-        self.history = History(now_ns)
-        self.servers: dict[str, ServerProcess] = {}
+        self.servers = Servers(background, seed.credentials, directory)
         self._seed = seed
-        self._background = background
         self._nodes: list[Node] = []
-        self._clients: list[Client] = []
         self.primary = self.node("primary")
         self.standby = self.node("standby")
 
@@ -85,54 +131,19 @@ class Pair:
         require_synchronous(primary)
         return standby
 
-    # ---- Doorward
-
     def serve(self, count: int, *nodes: Node, hold_s: float, arguments: Sequence[str] = ()) -> list[Client]:
-        """Clients of so many new servers, whose URL names these nodes in this order; see `servers` for the processes."""
-        return self.serve_url(count, url_of(*nodes), hold_s=hold_s, arguments=arguments)
-
-    def serve_url(self, count: int, url: str, *, hold_s: float, arguments: Sequence[str] = ()) -> list[Client]:
-        """The same with any URL."""
-        self.history.holds_ms.add(round(hold_s * 1000))
-        begun = len(self.servers)
-        names = [chr(ord("a") + number) for number in range(begun, begun + count)]
-        given = ("--database-url", url, "--pepper-file", str(self.pepper_file), "--hold", str(hold_s), *arguments)
-        with ThreadPoolExecutor(count) as starting:
-            return list(starting.map(lambda name: self._serve(name, given), names))
+        """Clients of so many new servers, whose URL names these nodes in this order."""
+        return self.servers.serve(count, url_of(*nodes), hold_s=hold_s, arguments=arguments)
 
     def verify(self, node: Node) -> None:
         """Every promise was kept, and `node` has what was acknowledged."""
-        rows = Rows(self._background, node.url)
-        try:
-            hold(self.history, rows)
-        finally:
-            rows.close()
-
-    @property
-    def pepper_file(self) -> Path:
-        """The pepper keys of the deployment."""
-        return self._seed.credentials / "pepper.keys"
+        self.servers.verify(node.url)
 
     def close(self) -> None:
         """Ends the servers, then PostgreSQL."""
-        for client in self._clients:
-            client.close()
-        for server in self.servers.values():
-            server.kill()
-            # pytest shows it with a test that failed.
-            sys.stdout.write(f"---- {server.log}\n{server.log.read_text()[-LOG_TAIL:]}\n")
+        self.servers.close()
         for node in self._nodes:
             node.kill()
-
-    def _serve(self, name: str, arguments: Sequence[str]) -> Client:
-        data_dir = self.directory / f"doorward-{name}"
-        shutil.copytree(self._seed.credentials, data_dir, dirs_exist_ok=True)
-        server = start_server(data_dir, data_dir / "scratch", arguments)
-        self.servers[name] = server
-        admin, caller = bearer(server.operator_credential), bearer(server.caller_credential)
-        client = Client(name, server.address, admin, caller, self.history)
-        self._clients.append(client)
-        return client
 
 
 def first_decision(client: Client, subject: Subject, *, fully: bool = False) -> str:
@@ -166,12 +177,13 @@ class Seed:
         node.start()
         try:
             node.fetch(f"CREATE DATABASE {DATABASE}")
-            asyncio.run(_begin_deployment(node.url, self.credentials))
+            asyncio.run(begin_deployment(node.url, self.credentials))
         finally:
             node.stop()
 
 
-async def _begin_deployment(url: str, directory: Path) -> None:
+async def begin_deployment(url: str, directory: Path) -> None:
+    """Migrates and seeds the database; its pepper keys and first credentials are then in `directory`."""
     settings = Settings(data_dir=directory)
     ring = open_ring(settings)
     database = await open_database(settings, url, ring)

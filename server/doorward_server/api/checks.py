@@ -62,10 +62,12 @@ class Checker:
         now_us: int,
         refuted: set[bytes] | None,
         holders: dict[str, Holder | Missing | None] | None = None,
+        known: Holder | None = None,
     ) -> Decision | Missing:
         """The decision of one item, or what is missing for it.
 
-        `holders` has whose secrets the texts are that were seen in the same step, for items that share one.
+        `known` is whose secret it is, if that is known already; `holders` takes, and has, whose the secrets are that were
+        seen in the same step.
 
         Raises:
             InvalidArgument: INVALID_FIELDS, with every violation.
@@ -77,15 +79,12 @@ class Checker:
         is_account = permission.level is _ACCOUNT_LEVEL
         if is_account is not (which == "account_id"):
             raise _violations(item, catalog)
-        if holders is None or secret not in holders:
-            text = secret.encode()
-            if not 0 < len(text) <= LONGEST_SECRET:
-                raise _violations(item, catalog)
-            holder = self._authorizer.find_holder(text, catalog, now_us, refuted)
-            if holders is not None:
-                holders[secret] = holder
-        else:
-            holder = holders[secret]
+        holder: Holder | Missing | None = known
+        if known is None:
+            if holders is not None and secret in holders:
+                holder = holders[secret]
+            else:
+                holder = self._recognized(item, catalog, now_us, refuted, holders)
         decision = self._authorizer.decide(
             holder, permission, resource_id if is_account else None, None if is_account else resource_id, now_us
         )
@@ -93,6 +92,22 @@ class Checker:
         if type(decision) is Missing or (decision[0] is not _ALLOWED and decision[0] in _UNPLACED):
             _require_form(item, catalog)
         return decision
+
+    def _recognized(
+        self,
+        item: Item,
+        catalog: Catalog,
+        now_us: int,
+        refuted: set[bytes] | None,
+        holders: dict[str, Holder | Missing | None] | None,
+    ) -> Holder | Missing | None:
+        text = item[0].encode()
+        if not 0 < len(text) <= LONGEST_SECRET:
+            raise _violations(item, catalog)
+        holder = self._authorizer.find_holder(text, catalog, now_us, refuted)
+        if holders is not None:
+            holders[item[0]] = holder
+        return holder
 
     def many(
         self,
@@ -106,6 +121,7 @@ class Checker:
         results: list[bytes] = []
         missing = AllMissing(failed)
         holders: dict[str, Holder | Missing | None] = {}
+        encoded: dict[Decision, bytes] = {}
         one = self.one
         for item in items:
             try:
@@ -120,7 +136,10 @@ class Checker:
                 else:
                     results.append(_encode_error(known))
                 continue
-            results.append(encode_result(decision))
+            result = encoded.get(decision)
+            if result is None:
+                result = encoded[decision] = encode_result(decision)
+            results.append(result)
         return missing or results
 
 

@@ -78,11 +78,11 @@ class Recalled:
         self, credential: str | None, secret: str, position: Position | None, end_ns: int, now_us: int
     ) -> Found | None:
         """What was found of the two, if it is true at this position, which is applied now, and at this time."""
-        # No header has a NUL in it, so no two pairs make the same text.
-        text = f"{credential}\0{secret}".encode()
-        if len(text) > LONGEST_TEXT:
+        try:
+            # No header has a NUL in it, so no two pairs make the same text.
+            proof = self._proof_of(f"{credential}\0{secret}".encode())
+        except ValueError:  # too long to be two that were kept
             return None
-        proof = self._proof_of(text)
         found = self._known.get(proof)
         if found is None or now_us >= found.until_us:
             return None

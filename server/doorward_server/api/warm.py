@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from doorward.core.catalog import Catalog
     from doorward.core.history import Position
+    from doorward_server.api.checks import Item
     from doorward_server.replica.holding import Holding
     from doorward_server.service.authorize import Authorizer, Holder
     from doorward_server.service.callers import Callers
@@ -93,22 +94,32 @@ class WarmChecks:
     ) -> bytes | None:
         message = _parse_check(request)
         item = item_of(message)
-        holders: dict[str, Holder | Missing | None] = {}
-        asking: tuple[Caller, Catalog] | None = None
         recalled = self._recalled.find(credential, item[0], position, end_ns, now_us)
-        if recalled is not None:
-            catalog, holders[item[0]] = recalled.catalog, recalled.holder
-        else:
-            asking = self._asking(CHECK, credential, now_us)
-            if asking is None:
-                return None
-            catalog = asking[1]
+        if recalled is None:
+            return self._check_anew(message, item, credential, position, end_ns, now_us)
         if message.HasField("consistency"):
             return None
-        decision = self._checker.one(item, catalog, now_us, None, holders)
+        decision = self._checker.one(item, recalled.catalog, now_us, None, None, recalled.holder)
+        return None if isinstance(decision, Missing) else encode_check(decision, self._revision_text(position))
+
+    def _check_anew(
+        self,
+        message: pb.CheckRequest,
+        item: Item,
+        credential: str | None,
+        position: Position | None,
+        end_ns: int,
+        now_us: int,
+    ) -> bytes | None:
+        """A check of two that must be recognized; they are kept for the next one."""
+        asking = self._asking(CHECK, credential, now_us)
+        if asking is None or message.HasField("consistency"):
+            return None
+        holders: dict[str, Holder | Missing | None] = {}
+        decision = self._checker.one(item, asking[1], now_us, None, holders)
         if isinstance(decision, Missing):
             return None
-        if asking is not None and credential is not None:
+        if credential is not None:
             self._keep(credential, item[0], asking, holders[item[0]], position, end_ns, now_us)
         return encode_check(decision, self._revision_text(position))
 

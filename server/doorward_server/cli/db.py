@@ -60,6 +60,6 @@ def new_epoch(settings: Settings, json_: Annotated[bool, typer.Option("--json", 
         return
     output.say(
         f"A new epoch has begun, at revision {begun.revision}.",
-        "Start the servers now. What was revoked, disabled or suspended after the backup was made is active again, and",
-        "what was issued after it is unknown: revoke it anew before callers come back.",
+        "Start the servers now. What was revoked, disabled or suspended after the backup was made is active again:",
+        "revoke it anew before callers come back. What was issued after it is unknown.",
     )

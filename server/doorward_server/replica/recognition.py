@@ -19,7 +19,7 @@ from doorward.core.entries import (
     find_live_secret,
 )
 from doorward.core.secret import Secret, SecretKind, find_secret
-from doorward.core.token_table import FencedTable, Unknown
+from doorward.core.token_table import UNKNOWN, FencedTable
 from doorward_server.credentials.matching import matches
 from doorward_server.errors import Refused
 from doorward_server.replica.caches import Caches, Missing
@@ -74,7 +74,7 @@ class Recognizer(Generic[E]):
             entry = self._table.get(subject_id)
             if entry is None:
                 return Missing(self._missing, subject_id)
-            if isinstance(entry, Unknown) or find_live_secret(entry[self._secrets_place], version, now_us) is None:
+            if entry is UNKNOWN or find_live_secret(entry[self._secrets_place], version, now_us) is None:
                 return None
             return entry
         return self._compare(text, proof, now_us, refuted)
@@ -91,7 +91,7 @@ class Recognizer(Generic[E]):
     def match(self, secret: Secret, now_us: int) -> int | None:
         """Which live version of its subject the digests say that `secret` is."""
         entry = self._table.get(secret.subject_id)
-        if entry is None or isinstance(entry, Unknown):
+        if entry is None or entry is UNKNOWN:
             return None
         return matches(entry[self._secrets_place], self._ring, secret.reveal(), now_us).version
 
@@ -108,7 +108,7 @@ class Recognizer(Generic[E]):
         entry = self._table.get(secret.subject_id)
         if entry is None:
             return Missing(self._missing, secret.subject_id)
-        if isinstance(entry, Unknown):
+        if entry is UNKNOWN:
             return None
         match = matches(entry[self._secrets_place], self._ring, text, now_us)
         if match.version is not None:
@@ -193,7 +193,7 @@ class Recognition:
 
     async def _prove_token(self, secret: Secret, refuted: set[bytes]) -> None:
         entry = self._holding.tables.tokens.get(secret.subject_id)
-        if entry is not None and not isinstance(entry, Unknown):
+        if entry is not None and entry is not UNKNOWN:
             await self._prove(self.tokens, secret, [stored[0] for stored in entry[TOKEN_SECRETS]], refuted)
 
     async def _prove_operator(self, secret: Secret, refuted: set[bytes]) -> None:
