@@ -17,6 +17,7 @@ import grpc
 
 from bench import check, core, runtimes, scale
 from bench.harness import Cores
+from doorward_server import telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ def main() -> int:
     chosen = asked.parts or list(PARTS)
     if unknown := set(chosen) - set(parts):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    telemetry.configure("warning", "text")  # of the PostgreSQL that is started here for COPY
     cores = Cores.of_this_machine()
     versions = f"Python {platform.python_version()}, grpcio {grpc.__version__}, protobuf {google.protobuf.__version__}"
     print(
