@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# The design (section 11) measured 1.71 to 1.78 to answer half as many unary calls again as 1.85; `make bench ARGS=runtimes` compares.
+# The design (section 11) measured 1.71 to 1.78 to answer half as many unary calls again as 1.85; `make bench ARGS=runtimes` too.
 SERVER_GRPCIO = "grpcio>=1.76,<1.79"
 
 
