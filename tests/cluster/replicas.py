@@ -78,7 +78,7 @@ class _Pipe:
         with self._news:
             self._asked += 1
             number = self._asked
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             self._pair.sendall(json.dumps({"do": do, "id": number, **arguments}).encode() + b"\n")
         return number
 
