@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def median_ratio(these: Sequence[float], those: Sequence[float]) -> float:
-    """The median of the ratios of rounds that were neighbours."""
-    return statistics.median(this / that for this, that in zip(these, those, strict=True))
+def undisturbed(rounds: Sequence[float]) -> float:
+    """What a round takes when nothing else disturbs it: the mean of the lowest fifth, since all else can only add."""
+    return statistics.fmean(sorted(rounds)[: max(1, len(rounds) // 5)])
 
 
 @dataclass

@@ -8,7 +8,6 @@ among the parts that run when none is named.
 from __future__ import annotations
 
 import contextlib
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,15 +18,15 @@ from typing import TYPE_CHECKING, Final
 from bench import harness, rows
 from bench.callers import Target, calling
 from bench.check import CALLERS, TOKENS, WINDOW, check_requests
-from bench.report import Table, median_ratio
+from bench.report import Table, undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from bench.harness import Cores, Server
 
-ROUNDS: Final = 9
-CALLS: Final = 400
+ROUNDS: Final = 20
+CALLS: Final = 200
 ENGINE_OFF: Final = {
     "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener,-event_engine_callback_cq,-event_engine_dns"
 }
@@ -89,20 +88,15 @@ def run(cores: Cores, pythons: Sequence[str]) -> list[Table]:
 
 def _table(runtimes: Sequence[Runtime], cpu_us: dict[str, list[float]]) -> Table:
     table = Table(
-        f"Server CPU for a unary call, by what runs underneath; medians of {ROUNDS} alternating rounds",
+        f"Server CPU for a unary call, by what runs underneath; the least disturbed fifth of {ROUNDS} alternating rounds",
         ("runtime", "empty handler, µs", "of the first", "Check, µs", "of the first empty", "of its own empty"),
     )
-    first = cpu_us[f"empty {runtimes[0].name}"]
+    least = {name: undisturbed(values) for name, values in cpu_us.items()}
+    first = least[f"empty {runtimes[0].name}"]
     for runtime in runtimes:
-        empty, check = cpu_us[f"empty {runtime.name}"], cpu_us[f"check {runtime.name}"]
-        ratios = (median_ratio(check, first), median_ratio(check, empty))
-        table.add(
-            runtime.name,
-            f"{statistics.median(empty):.0f}",
-            f"{median_ratio(empty, first):.2f}",
-            f"{statistics.median(check):.0f}",
-            *(f"{ratio:.2f}" for ratio in ratios),
-        )
+        empty, check = least[f"empty {runtime.name}"], least[f"check {runtime.name}"]
+        ratios = (f"{ratio:.2f}" for ratio in (check / first, check / empty))
+        table.add(runtime.name, f"{empty:.0f}", f"{empty / first:.2f}", f"{check:.0f}", *ratios)
     return table
 
 

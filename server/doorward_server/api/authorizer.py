@@ -21,7 +21,7 @@ from doorward.v1 import authorizer_pb2 as pb
 from doorward.v1 import types_pb2
 from doorward_server.api import convert
 from doorward_server.api.access import TABLE
-from doorward_server.api.checks import encode_batch, item_of, items_of, note_violations
+from doorward_server.api.checks import Seen, encode_batch, item_of, items_of, note_violations
 from doorward_server.api.encoding import encode_check
 from doorward_server.api.fields import Fields
 from doorward_server.api.methods import Method, Peer
@@ -121,7 +121,7 @@ class AuthorizerApi(WarmChecks):
         await self._freshness.reached(demand, peer.until_ns)
         items = items_of(message)
         if len(items) <= CHUNK:
-            results, revision = await self._chunk(items, peer)
+            results, revision = await self._chunk(items, peer, Seen())
             return encode_batch(results, str(revision))
         async with self._large:
             return await self._chunks(items, peer)
@@ -205,19 +205,21 @@ class AuthorizerApi(WarmChecks):
             fields.wrong("items", f"has {count} items; at most {self._max_batch} are allowed", "TOO_MANY_ITEMS")
         fields.done()
 
-    async def _chunk(self, items: Sequence[Item], peer: Peer) -> tuple[list[bytes], Revision]:
+    async def _chunk(self, items: Sequence[Item], peer: Peer, seen: Seen) -> tuple[list[bytes], Revision]:
         failed: dict[tuple[str, str], Refused] = {}
-        return await self._under_lease(
-            BATCH_CHECK,
-            peer,
-            lambda catalog, now_us, refuted: self._checker.many(items, catalog, now_us, refuted, failed),
-        )
+
+        def attempt(catalog: Catalog, now_us: int, refuted: set[bytes]) -> list[bytes] | AllMissing:
+            here = seen.at(self._holding.history.applied)
+            return self._checker.many(items, catalog, now_us, refuted, failed, here)
+
+        return await self._under_lease(BATCH_CHECK, peer, attempt)
 
     async def _chunks(self, items: Sequence[Item], peer: Peer) -> bytes:
         results: list[bytes] = []
         first: Revision | None = None
+        seen = Seen()
         for start in range(0, len(items), CHUNK):
-            more, revision = await self._chunk(items[start : start + CHUNK], peer)
+            more, revision = await self._chunk(items[start : start + CHUNK], peer, seen)
             results += more
             # The oldest state that any of them was decided from.
             first = revision if first is None else first

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from doorward.core.catalog import Catalog, Level, Permission
+from doorward.core.entries import SECRET_NOT_AFTER_US, TOKEN_SECRETS
 from doorward.core.matrix import DenyReason
 from doorward.v1 import authorizer_pb2 as pb
 from doorward_server.api.encoding import delimited, encode_result
@@ -19,12 +20,13 @@ from doorward_server.replica.caches import Missing
 from doorward_server.service.authorize import AllMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from doorward.core.history import Position
     from doorward_server.errors import Refused
     from doorward_server.service.authorize import Authorizer, Decision, Holder
 
-__all__ = ["Checker", "Item", "encode_batch", "item_of", "items_of", "note_violations"]
+__all__ = ["Checker", "Item", "Seen", "encode_batch", "item_of", "items_of", "note_violations"]
 
 # secret, permission, which resource, its id; a tuple because a batch makes a thousand of them.
 Item = tuple[str, str, str | None, str]
@@ -47,6 +49,29 @@ def items_of(request: pb.BatchCheckRequest) -> list[Item]:
     """The items of a batch, each with the secret that counts for it."""
     common = request.secret
     return [item_of(item, common) for item in request.items]
+
+
+class Seen(dict[str, "Holder"]):
+    """Whose the secrets of a batch are, as its earlier chunks found: good while nothing is applied, like a lookup."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._position: Position | None = None
+
+    def at(self, position: Position | None) -> Seen:
+        """Itself, emptied if `position` is another one than before."""
+        if position is not self._position:
+            self.clear()
+            self._position = position
+        return self
+
+    def take(self, holders: Mapping[str, Holder | Missing | None]) -> None:
+        """Keeps those that are known, but for tokens with a secret that ends."""
+        for secret, holder in holders.items():
+            if holder is None or isinstance(holder, Missing):
+                continue
+            if all(stored[SECRET_NOT_AFTER_US] is None for stored in holder[0][TOKEN_SECRETS]):
+                self[secret] = holder
 
 
 class Checker:
@@ -85,9 +110,7 @@ class Checker:
                 holder = holders[secret]
             else:
                 holder = self._recognized(item, catalog, now_us, refuted, holders)
-        decision = self._authorizer.decide(
-            holder, permission, resource_id if is_account else None, None if is_account else resource_id, now_us
-        )
+        decision = self._authorizer.decide(holder, permission, resource_id, now_us)
         # What is the token's own has an id of the right form; the form of any other is looked at only here.
         if type(decision) is Missing or (decision[0] is not _ALLOWED and decision[0] in _UNPLACED):
             _require_form(item, catalog)
@@ -116,11 +139,12 @@ class Checker:
         now_us: int,
         refuted: set[bytes] | None,
         failed: dict[tuple[str, str], Refused],
+        seen: Seen | None = None,
     ) -> list[bytes] | AllMissing:
-        """The encoded results of some items, in order, or all that is missing for them."""
+        """The encoded results of some items, in order, or all that is missing for them; `seen` has and takes the holders."""
         results: list[bytes] = []
         missing = AllMissing(failed)
-        holders: dict[str, Holder | Missing | None] = {}
+        holders: dict[str, Holder | Missing | None] = {**(seen or {})}
         encoded: dict[Decision, bytes] = {}
         one = self.one
         for item in items:
@@ -140,6 +164,8 @@ class Checker:
             if result is None:
                 result = encoded[decision] = encode_result(decision)
             results.append(result)
+        if seen is not None:
+            seen.take(holders)
         return missing or results
 
 

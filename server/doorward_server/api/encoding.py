@@ -7,15 +7,14 @@ test compares it with protobuf's own encoding. Called by `checks.py` and `author
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeAlias
 
 from doorward.core.matrix import DenyReason
 
-if TYPE_CHECKING:
-    from doorward_server.service.authorize import Decision
-
 __all__ = ["delimited", "encode_check", "encode_result"]
 
+# Reason, token id, account id: a `Decision`, or as much.
+Decided: TypeAlias = tuple[DenyReason, str, str]
 # Field 1 (allowed) is true, or field 2 (reason) says why not; by the reason's number.
 _VERDICTS: Final = tuple("\x08\x01" if reason is DenyReason.ALLOWED else f"\x10{chr(reason)}" for reason in DenyReason)
 # One byte for a length below 128.
@@ -24,12 +23,12 @@ _LENGTHS: Final = tuple(chr(length) for length in range(128))
 _RESULT_TAG: Final = "\n"
 
 
-def encode_check(decision: Decision, revision: str) -> bytes:
+def encode_check(decision: Decided, revision: str) -> bytes:
     """The CheckResponse of a decision; its field 5 is the revision."""
     return f"{_body(decision)}*{_LENGTHS[len(revision)]}{revision}".encode("ascii")
 
 
-def encode_result(decision: Decision) -> bytes:
+def encode_result(decision: Decided) -> bytes:
     """The decision as one of the results of a BatchCheckResponse."""
     body = _body(decision)
     if len(body) < len(_LENGTHS):
@@ -47,7 +46,7 @@ def delimited(result: bytes) -> bytes:
     return bytes(prefix) + result
 
 
-def _body(decision: Decision) -> str:
+def _body(decision: Decided) -> str:
     reason, token_id, account_id = decision
     if not token_id:
         return _VERDICTS[reason]

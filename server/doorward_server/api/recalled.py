@@ -11,7 +11,8 @@ Only for the event loop's thread, to which a change is applied in one step. Call
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from doorward.core.entries import (
     OPERATOR_EXPIRE_US,
@@ -43,7 +44,8 @@ REFRESHED_NS: Final = 60_000_000_000
 NEVER_US: Final = 2**63
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Found:
     """A pair as it was recognized.
 
     At `position`, under a lease that ends at `end_ns`; it proves nobody any more from `until_us` on.
@@ -107,7 +109,7 @@ class Recalled:
             and tables.accounts.get(token[TOKEN_ACCOUNT_ID]) is account
             and tables.catalogs.get(CATALOG_KEY) is found.catalog
         ):
-            found = self._known[proof] = found._replace(position=position, end_ns=end_ns)
+            found = self._known[proof] = replace(found, position=position, end_ns=end_ns)
             return found
         del self._known[proof]
         return None

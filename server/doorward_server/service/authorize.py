@@ -109,40 +109,41 @@ class Authorizer:
         self,
         holder: Holder | Missing | None,
         permission: Permission,
-        account_id: str | None,
-        project_id: str | None,
+        resource_id: str,
         now_us: int,
     ) -> Decision | Missing:
-        """The decision for what `find_holder` found, or what must be looked up first: that, or the project."""
+        """The decision for what `find_holder` found, or what must be looked up first: that, or the project.
+
+        `resource_id` is an account's or a project's, as the permission's level wants.
+        """
         if holder is None:
             return UNRECOGNIZED
         if isinstance(holder, Missing):
             return holder
         token, account = holder
-        project_account_id: str | None = None
-        if permission.level is _PROJECT_LEVEL and project_id is not None:
-            owner = self._tables.projects.get(project_id)
+        # Arguments by position: named ones would cost as much as the decision.
+        if permission.level is _PROJECT_LEVEL:
+            owner = self._tables.projects.get(resource_id)
             if owner is None:
-                return Missing("project", project_id)
-            project_account_id = None if owner is UNKNOWN else owner
-        # By position: named arguments cost as much as the decision.
-        reason = decide(token, account, permission, account_id, project_id, project_account_id, now_us)
+                return Missing("project", resource_id)
+            owner_id = None if owner is UNKNOWN else owner
+            reason = decide(token, account, permission, None, resource_id, owner_id, now_us)
+        else:
+            reason = decide(token, account, permission, resource_id, None, None, now_us)
         return _new(Decision, (reason, token[TOKEN_ID], token[TOKEN_ACCOUNT_ID]))
 
     def check(
         self,
         secret: bytes,
         permission: Permission,
-        account_id: str | None,
-        project_id: str | None,
+        resource_id: str,
         *,
         catalog: Catalog,
         now_us: int,
         refuted: set[bytes] | None,
     ) -> Decision | Missing:
         """One check, from memory: recognize, then decide."""
-        holder = self.find_holder(secret, catalog, now_us, refuted)
-        return self.decide(holder, permission, account_id, project_id, now_us)
+        return self.decide(self.find_holder(secret, catalog, now_us, refuted), permission, resource_id, now_us)
 
     def find_project_account(self, project_id: str) -> str | Missing | None:
         """Whose project this is; None: nobody's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,7 +104,7 @@ def test_it_is_recalled_across_a_change_to_something_else_and_then_of_the_new_po
     for _ in range(2):
         again = memory.find(position=LATER)
         assert again is not None
-        assert again == memory.found._replace(position=LATER)
+        assert again == replace(memory.found, position=LATER)
         assert again.position is LATER
 
 
@@ -124,7 +125,7 @@ def test_the_tables_see_from_time_to_time_that_it_is_in_use() -> None:
 
     assert memory.find(end_ns=END_NS + REFRESHED_NS) is memory.found
     again = memory.find(end_ns=END_NS + REFRESHED_NS + 1)
-    assert again == memory.found._replace(end_ns=END_NS + REFRESHED_NS + 1)
+    assert again == replace(memory.found, end_ns=END_NS + REFRESHED_NS + 1)
 
 
 def test_it_ends_when_the_first_proof_ends() -> None:

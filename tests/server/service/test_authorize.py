@@ -33,7 +33,7 @@ def asking(authorizer: Authorizer, secret: bytes) -> Callable[[int, set[bytes]],
         if not isinstance(catalog, Catalog):
             return catalog
         permission = catalog.permissions["connections:read"]
-        return authorizer.check(secret, permission, "acme", None, catalog=catalog, now_us=now_us, refuted=refuted)
+        return authorizer.check(secret, permission, "acme", catalog=catalog, now_us=now_us, refuted=refuted)
 
     return attempt
 
