@@ -31,8 +31,9 @@ class AccountAdminStub(object):
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN (repeat it). Every change can be repeated: what is so already is left as it is, and the repeat waits
-    for propagation too. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED (repeat it). Every change can be repeated: what is so already is left as it is,
+    and the repeat waits for propagation too. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     def __init__(self, channel):
@@ -99,8 +100,9 @@ class AccountAdminServicer(object):
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN (repeat it). Every change can be repeated: what is so already is left as it is, and the repeat waits
-    for propagation too. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED (repeat it). Every change can be repeated: what is so already is left as it is,
+    and the repeat waits for propagation too. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     def PutAccount(self, request, context):
@@ -295,8 +297,9 @@ class AccountAdmin(object):
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN (repeat it). Every change can be repeated: what is so already is left as it is, and the repeat waits
-    for propagation too. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED (repeat it). Every change can be repeated: what is so already is left as it is,
+    and the repeat waits for propagation too. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     @staticmethod

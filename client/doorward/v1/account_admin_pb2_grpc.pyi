@@ -111,8 +111,9 @@ class AccountAdminStub(typing.Generic[_AccountAdminPutAccountType, _AccountAdmin
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN (repeat it). Every change can be repeated: what is so already is left as it is, and the repeat waits
-    for propagation too. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED (repeat it). Every change can be repeated: what is so already is left as it is,
+    and the repeat waits for propagation too. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     @typing.overload
@@ -347,8 +348,9 @@ class AccountAdminServicer(metaclass=abc.ABCMeta):
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN (repeat it). Every change can be repeated: what is so already is left as it is, and the repeat waits
-    for propagation too. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED (repeat it). Every change can be repeated: what is so already is left as it is,
+    and the repeat waits for propagation too. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     @abc.abstractmethod

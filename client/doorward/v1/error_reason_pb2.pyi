@@ -196,6 +196,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """DEADLINE_EXCEEDED. The deadline ended, or was too near to begin. Nothing was done. Metadata: none.
     Example: a mutation with a deadline of 50 ms.
     """
+    ERROR_REASON_COMMIT_NOT_AWAITED: _ErrorReason.ValueType  # 92
+    """DEADLINE_EXCEEDED. Shortly before the deadline the change was not committed yet. It goes on, and may still be made or be
+    refused. Repeat the call (with the same `request_id`, where there is one), or read before you do. Metadata: none.
+    Example: `RevokeToken` with a deadline of a second, while another change holds the lock of the token's account.
+    """
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 100
     """UNIMPLEMENTED. The contract has it, and this version of the server does not do it yet. Nothing was done.
     Metadata: `method`, or `field` when only that field of the request is not offered.
@@ -416,6 +421,11 @@ Example: `RevokeToken` with a deadline of a second while a replica that died wit
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 91
 """DEADLINE_EXCEEDED. The deadline ended, or was too near to begin. Nothing was done. Metadata: none.
 Example: a mutation with a deadline of 50 ms.
+"""
+ERROR_REASON_COMMIT_NOT_AWAITED: ErrorReason.ValueType  # 92
+"""DEADLINE_EXCEEDED. Shortly before the deadline the change was not committed yet. It goes on, and may still be made or be
+refused. Repeat the call (with the same `request_id`, where there is one), or read before you do. Metadata: none.
+Example: `RevokeToken` with a deadline of a second, while another change holds the lock of the token's account.
 """
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 100
 """UNIMPLEMENTED. The contract has it, and this version of the server does not do it yet. Nothing was done.

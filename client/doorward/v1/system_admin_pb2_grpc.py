@@ -30,7 +30,8 @@ class SystemAdminStub(object):
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     def __init__(self, channel):
@@ -81,7 +82,8 @@ class SystemAdminServicer(object):
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     def GetCatalog(self, request, context):
@@ -225,7 +227,8 @@ class SystemAdmin(object):
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     @staticmethod

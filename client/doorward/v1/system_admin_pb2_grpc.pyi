@@ -86,7 +86,8 @@ class SystemAdminStub(typing.Generic[_SystemAdminGetCatalogType, _SystemAdminPre
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     @typing.overload
@@ -258,7 +259,8 @@ class SystemAdminServicer(metaclass=abc.ABCMeta):
 
     Changes need an operator with the role `admin`, reads one with `admin` or `auditor`. A change returns once it is true
     everywhere (see `Propagation`); it can end with PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands) or
-    with COMMIT_UNKNOWN. With `validate_only` everything is checked as it would be, and nothing is written or awaited.
+    with COMMIT_UNKNOWN or COMMIT_NOT_AWAITED. With `validate_only` everything is checked as it would be, and nothing is
+    written or awaited.
     """
 
     @abc.abstractmethod

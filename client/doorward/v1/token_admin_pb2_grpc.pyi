@@ -176,8 +176,8 @@ class TokenAdminStub(typing.Generic[_TokenAdminIssueTokenType, _TokenAdminGetTok
     A change is committed together with its audit event and returns once it is true everywhere (see `Propagation`): every
     check that begins from then on is answered from a state that contains it, or with UNAVAILABLE. It can end with
     PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands; `AwaitPropagation` goes on waiting) or with
-    COMMIT_UNKNOWN (repeat it). A caller that goes away interrupts neither. With `validate_only` everything is checked as
-    it would be, and nothing is written or awaited.
+    COMMIT_UNKNOWN or COMMIT_NOT_AWAITED (repeat it). A caller that goes away interrupts neither. With `validate_only`
+    everything is checked as it would be, and nothing is written or awaited.
 
     Errors of every RPC, besides its own: CREDENTIAL_MISSING, CREDENTIAL_MALFORMED, CREDENTIAL_UNRECOGNIZED,
     CALLER_NOT_PERMITTED, MALFORMED_MESSAGE, HASHING_BUSY, TOO_MANY_REQUESTS, NO_LEASE (for the caller's credential),
@@ -338,7 +338,7 @@ class TokenAdminStub(typing.Generic[_TokenAdminIssueTokenType, _TokenAdminGetTok
     Errors: INVALID_FIELDS (FIELD_REQUIRED, FIELD_MALFORMED, FIELD_TOO_LONG, FIELD_OUT_OF_RANGE, FIELD_CONFLICT,
     FIELD_DUPLICATE, FIELD_CONTAINS_SECRET, TOO_MANY_ITEMS, PERMISSION_SET_UNKNOWN, GRANT_WITHOUT_EFFECT,
     PROJECT_NOT_IN_ACCOUNT), REQUEST_ID_REUSED, EXCEEDS_CALLER, ACCOUNT_NOT_FOUND, ACCOUNT_DELETED, ACCOUNT_NOT_ACTIVE,
-    PERMISSION_SET_NOT_IN_PLAN, TOO_MANY_LIVE_TOKENS (10,000 in an account).
+    PERMISSION_SET_NOT_IN_PLAN, TOO_MANY_LIVE_TOKENS (10,000 in an account); of a repeat, TOKEN_IS_REVOKED.
     Example: `{account_id: "acme", display_name: "nightly jobs", grants: [{permission_set: "job_admin", project_ids:
     ["warehouse"]}], ttl: "7776000s", request_id: "8b7c1f0e-4a57-4c7e-9d1a-0c4f5b6e7a21"}`.
     """
@@ -616,8 +616,8 @@ class TokenAdminServicer(metaclass=abc.ABCMeta):
     A change is committed together with its audit event and returns once it is true everywhere (see `Propagation`): every
     check that begins from then on is answered from a state that contains it, or with UNAVAILABLE. It can end with
     PROPAGATION_NOT_AWAITED or PROPAGATION_UNKNOWN (the change stands; `AwaitPropagation` goes on waiting) or with
-    COMMIT_UNKNOWN (repeat it). A caller that goes away interrupts neither. With `validate_only` everything is checked as
-    it would be, and nothing is written or awaited.
+    COMMIT_UNKNOWN or COMMIT_NOT_AWAITED (repeat it). A caller that goes away interrupts neither. With `validate_only`
+    everything is checked as it would be, and nothing is written or awaited.
 
     Errors of every RPC, besides its own: CREDENTIAL_MISSING, CREDENTIAL_MALFORMED, CREDENTIAL_UNRECOGNIZED,
     CALLER_NOT_PERMITTED, MALFORMED_MESSAGE, HASHING_BUSY, TOO_MANY_REQUESTS, NO_LEASE (for the caller's credential),
@@ -639,7 +639,7 @@ class TokenAdminServicer(metaclass=abc.ABCMeta):
         Errors: INVALID_FIELDS (FIELD_REQUIRED, FIELD_MALFORMED, FIELD_TOO_LONG, FIELD_OUT_OF_RANGE, FIELD_CONFLICT,
         FIELD_DUPLICATE, FIELD_CONTAINS_SECRET, TOO_MANY_ITEMS, PERMISSION_SET_UNKNOWN, GRANT_WITHOUT_EFFECT,
         PROJECT_NOT_IN_ACCOUNT), REQUEST_ID_REUSED, EXCEEDS_CALLER, ACCOUNT_NOT_FOUND, ACCOUNT_DELETED, ACCOUNT_NOT_ACTIVE,
-        PERMISSION_SET_NOT_IN_PLAN, TOO_MANY_LIVE_TOKENS (10,000 in an account).
+        PERMISSION_SET_NOT_IN_PLAN, TOO_MANY_LIVE_TOKENS (10,000 in an account); of a repeat, TOKEN_IS_REVOKED.
         Example: `{account_id: "acme", display_name: "nightly jobs", grants: [{permission_set: "job_admin", project_ids:
         ["warehouse"]}], ttl: "7776000s", request_id: "8b7c1f0e-4a57-4c7e-9d1a-0c4f5b6e7a21"}`.
         """
