@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """What is called: a method of Authorizer at a server, and the requests, each of which must be allowed."""
+    """What is called: a method of Authorizer (or `client.check`) at a server, with requests that must be allowed."""
 
     server: Server
     credential: str
@@ -36,11 +36,12 @@ class Target:
 
 @dataclass
 class Round:
-    """What one round of calls took: CPU time of the server for each call, wall time for all, latencies if sequential."""
+    """What one round of calls took: CPU time of the server and of the callers for each call, wall time for all, latencies."""
 
     cpu_us: float
     calls_a_second: float
     latencies_s: list[float] = field(default_factory=list)
+    caller_cpu_us: float = 0.0
 
 
 class Callers:
@@ -66,7 +67,10 @@ class Callers:
         if allowed != total * target.checks:
             raise RuntimeError(f"{name}: of {total * target.checks} checks {allowed} were allowed; all should be")
         latencies = [latency for answer in answers for latency in answer["latencies"]]
-        return Round(used_ns / total / 1000, total / max(answer["seconds"] for answer in answers), latencies)
+        callers_us = sum(answer["cpu"] for answer in answers) / total * 1e6
+        return Round(
+            used_ns / total / 1000, total / max(answer["seconds"] for answer in answers), latencies, callers_us
+        )
 
     def _tell(self, order: dict[str, Any]) -> list[dict[str, Any]]:
         for process in self._processes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from doorward.core.catalog_document import CatalogInvalid, Document, ResourceText, SetText, read_document
+from doorward.core.catalog_document import CatalogInvalid, Document, ResourceText, read_document
 
 __all__ = ["Catalog", "CatalogInvalid", "Level", "Permission", "PermissionSet", "Plan", "Resource"]
 
@@ -90,7 +90,19 @@ class Catalog:
         document = read_document(values)
         resources = _resources(document)
         permissions = {permission.name: permission for permission in _permissions(resources)}
-        sets = {name: _permission_set(name, text, permissions) for name, text in document.permission_sets.items()}
+        bits = {
+            level: {name: given.bit for name, given in permissions.items() if given.level is level} for level in Level
+        }
+        # Many sets may give the same, "*" above all.
+        masks: dict[frozenset[str], tuple[int, int]] = {}
+        sets: dict[str, PermissionSet] = {}
+        for name, text in document.permission_sets.items():
+            if text.permissions not in masks:
+                masks[text.permissions] = (
+                    _mask(text.permissions, bits[Level.ACCOUNT]),
+                    _mask(text.permissions, bits[Level.PROJECT]),
+                )
+            sets[name] = PermissionSet(name, text.title, text.description, text.aliases, *masks[text.permissions])
         plans = {
             name: Plan(name, text.title, text.permission_sets, MappingProxyType(dict(text.set_titles)))
             for name, text in document.plans.items()
@@ -153,8 +165,6 @@ def _permissions(resources: Iterable[Resource]) -> Iterable[Permission]:
             next_bit[resource.level] <<= 1
 
 
-def _permission_set(name: str, text: SetText, permissions: Mapping[str, Permission]) -> PermissionSet:
-    mask = dict.fromkeys(Level, 0)
-    for permission in text.permissions:
-        mask[permissions[permission].level] |= permissions[permission].bit
-    return PermissionSet(name, text.title, text.description, text.aliases, mask[Level.ACCOUNT], mask[Level.PROJECT])
+def _mask(names: frozenset[str], bits: Mapping[str, int]) -> int:
+    """The bits of those of these permissions that are of one level. Each has a bit of its own, so a sum is their union."""
+    return sum(bits[name] for name in bits.keys() & names)

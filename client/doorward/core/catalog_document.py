@@ -90,6 +90,8 @@ class _Reading:
     """One pass over a document. Each method reads one part and returns what it could make of it."""
 
     violations: list[str] = field(default_factory=list)
+    # What "*" gives by action, once for all sets: a catalog may have a thousand of them, and a thousand resources.
+    everything: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def document(self, values: Mapping[str, object]) -> Document:
         values = self.table("catalog", values)
@@ -133,11 +135,11 @@ class _Reading:
     def permission_set(self, path: str, value: object, resources: Mapping[str, ResourceText]) -> SetText:
         values = self.table(path, value)
         self.known_keys(path, values, ("title", "description", "aliases", *ACTIONS))
-        permissions: set[str] = set()
         violations_before = len(self.violations)
-        for action in ACTIONS:
-            for name in self.resources_with(f"{path}.{action}", values.get(action, []), action, resources):
-                permissions.update(f"{name}:{given}" for given in _included(action) if given in resources[name].actions)
+        read, write = (
+            self.permissions(f"{path}.{action}", values.get(action, []), action, resources) for action in ACTIONS
+        )
+        permissions = write if read <= write else read if write <= read else read | write
         if not permissions and len(self.violations) == violations_before:
             self.wrong(path, "must give a permission: name a resource under read or write")
         aliases = self.names(f"{path}.aliases", values.get("aliases", []))
@@ -146,22 +148,25 @@ class _Reading:
                 self.wrong(f"{path}.aliases", f"{alias[:80]!r} is no name; {_NAME_RULE}")
         title = self.title(f"{path}.title", values.get("title"))
         description = self.description(f"{path}.description", values.get("description", ""))
-        return SetText(title, description, aliases, frozenset(permissions))
+        return SetText(title, description, aliases, permissions)
 
-    def resources_with(
+    def permissions(
         self, path: str, value: object, action: str, resources: Mapping[str, ResourceText]
-    ) -> Iterable[str]:
+    ) -> frozenset[str]:
+        """What a list of resources under `action` gives, the read that a write includes too."""
         names = self.names(path, value)
         if EVERY in names:
             if len(names) > 1:
                 self.wrong(path, '"*" stands for every resource and must stand alone')
-            return [name for name, resource in resources.items() if action in resource.actions]
+            if action not in self.everything:
+                self.everything[action] = _given(resources, action, resources)
+            return self.everything[action]
         for name in names:
             if name not in resources:
                 self.wrong(path, f"{name[:80]!r} is no resource of this catalog")
             elif action not in resources[name].actions:
                 self.wrong(path, f"{name} has no action {action}, only {', '.join(resources[name].actions)}")
-        return [name for name in names if name in resources and action in resources[name].actions]
+        return _given((name for name in names if name in resources), action, resources)
 
     def distinct_aliases(self, sets: Mapping[str, SetText]) -> None:
         owner = {name: name for name in sets}
@@ -263,5 +268,13 @@ def _at(path: str, key: str) -> str:
     return f"{path}.{key[:80]}" if path else key[:80]
 
 
-def _included(action: str) -> tuple[str, ...]:
-    return ("read", "write") if action == "write" else (action,)
+def _given(names: Iterable[str], action: str, resources: Mapping[str, ResourceText]) -> frozenset[str]:
+    """The permissions on those of these resources that have the action."""
+    included = ACTIONS if action == "write" else (action,)
+    return frozenset(
+        f"{name}:{given}"
+        for name in names
+        if action in resources[name].actions
+        for given in included
+        if given in resources[name].actions
+    )

@@ -61,6 +61,7 @@ __all__ = [
     "compile_token",
     "decide",
     "effective_state",
+    "held_on",
     "held_permissions",
     "is_current",
     "token_entry",
@@ -186,6 +187,14 @@ def held_permissions(compiled: Compiled, catalog: Catalog, project_id: str | Non
         return catalog.permission_names(Level.ACCOUNT, compiled[COMPILED_ACCOUNT_MASK])
     named_mask = _mask_on(project_id, compiled[COMPILED_PROJECT_IDS], compiled[COMPILED_MASKS])
     return catalog.permission_names(Level.PROJECT, compiled[COMPILED_ALL_PROJECTS_MASK] | named_mask)
+
+
+def held_on(compiled: Compiled, project_id: str | None) -> tuple[int, int]:
+    """The account-level mask, and the project-level one on every project (None) or on this one."""
+    named_mask = (
+        0 if project_id is None else _mask_on(project_id, compiled[COMPILED_PROJECT_IDS], compiled[COMPILED_MASKS])
+    )
+    return compiled[COMPILED_ACCOUNT_MASK], compiled[COMPILED_ALL_PROJECTS_MASK] | named_mask
 
 
 def _mask_on(project_id: str, project_ids: tuple[str, ...], masks: tuple[int, ...]) -> int:
