@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib.metadata
 import signal
 import sys
 from typing import TYPE_CHECKING, Final
@@ -17,52 +18,32 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
-from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from doorward.clock import SystemClock
-from doorward.core.token_table import Tables
-from doorward_server import telemetry
-from doorward_server.api.account_admin import AccountAdmin
-from doorward_server.api.authorizer import AuthorizerApi
+from doorward_server import telemetry, tracing
+from doorward_server.api.bounds import most_rpcs, most_rpcs_of_a_connection
 from doorward_server.api.connections import let_go
 from doorward_server.api.health import SERVICES, HealthKeeper
+from doorward_server.api.refused import RefusedCalls
 from doorward_server.api.server import DoorwardHandlers, channel_options
-from doorward_server.api.system_admin import SystemAdmin
-from doorward_server.api.token_admin import TokenAdmin
-from doorward_server.api.wrapper import Binder
-from doorward_server.credentials.hashing import Hasher
-from doorward_server.monitoring import Monitoring
-from doorward_server.replica.barrier import Barrier
-from doorward_server.replica.caches import Caches
-from doorward_server.replica.feed import Feed
-from doorward_server.replica.holding import Holding
-from doorward_server.replica.lease_keeper import LeaseKeeper, Reporter
-from doorward_server.replica.recognition import Recognition
+from doorward_server.api.standard import BoundedHealth, BoundedReflection
+from doorward_server.api.tls import server_credentials
+from doorward_server.monitoring import Monitoring, Sources
+from doorward_server.parts import ReplicaParts, methods_of
 from doorward_server.replica.tasks import Tasks
 from doorward_server.replica.timing import Timing
-from doorward_server.service.accounts import Accounts
-from doorward_server.service.authorize import Authorizer
-from doorward_server.service.callers import Callers
-from doorward_server.service.catalogs import Catalogs
-from doorward_server.service.freshness import Freshness
-from doorward_server.service.issue import Issue
-from doorward_server.service.mutations import Mutations
-from doorward_server.service.propagation import AwaitPropagation
-from doorward_server.service.revoke import Revoke
-from doorward_server.service.system import System
-from doorward_server.service.tokens import Tokens
 from doorward_server.settings import Listen, Settings
 from doorward_server.start import StartRefused, banner, cannot_listen, exit_status, prepared
-from doorward_server.storage.line import Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from doorward_server.api.methods import Method
-    from doorward_server.credentials.pepper import PepperRing
+    from doorward_server.credentials.certificates import Certificates
     from doorward_server.embedded.postgres import EmbeddedPostgres
-    from doorward_server.storage.pool import Database
+    from doorward_server.replica.holding import Holding
+    from doorward_server.start import Prepared
 
 __all__ = ["App", "run"]
 
@@ -72,61 +53,10 @@ MAX_MESSAGE: Final = 4 * 1024 * 1024
 MAX_METADATA: Final = 8 * 1024
 # A million long-lived objects make a full collection take 200 ms (measured: design 11), so those are rare.
 GC_THRESHOLDS: Final = (10_000, 20, 1_000)
+# Also a server that drains nothing has this long to write what it has gathered.
+FLUSH_S: Final = 1.0
 # While it waits for its first lease, a process that was told to stop does so this soon.
 STOP_LOOK_NS: Final = 100_000_000
-
-
-class _Replica:
-    """The parts of one replica, wired. Nothing runs yet."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        ring: PepperRing,
-        timing: Timing,
-        tasks: Tasks,
-        on_registering: Callable[[str], None] | None = None,
-    ) -> None:
-        self.timing = timing
-        tables = Tables(settings.token_cache)
-        self.holding = Holding(self.timing, hold_ms=settings.hold_ms, tables=tables, proofs=settings.token_cache)
-        self.lines = [Line(database) for _ in range(3)]
-        self.keeper = LeaseKeeper(self.holding, self.lines[0], settings.listen, on_registering)
-        self.reporter = Reporter(self.holding, self.lines[1], self.keeper)
-        self.feed = Feed(self.holding, self.lines[2], listen=settings.database_pooler == "session")
-        self.hasher = Hasher(timing.clock)
-        self.caches = Caches(self.holding, database, tasks)
-        self.recognition = Recognition(self.holding, self.caches, database, ring, self.hasher)
-        self.mutations = Mutations(Barrier(database, self.timing), tasks)
-
-
-def _methods(settings: Settings, database: Database, ring: PepperRing, replica: _Replica) -> list[Method]:
-    """Every use case, and the method table over them."""
-    holding, mutations = replica.holding, replica.mutations
-    callers = Callers(holding, replica.recognition, database, ring)
-    catalogs, tokens = Catalogs(), Tokens(database, Catalogs())
-    issue = Issue(
-        database, mutations, callers, catalogs, ring, replica.hasher, max_live_tokens=settings.max_live_tokens
-    )
-    accounts = Accounts(database, mutations, callers, catalogs)
-    revoke, waiting = Revoke(database, mutations, callers, catalogs), AwaitPropagation(database, mutations)
-    authorizer = AuthorizerApi(
-        holding,
-        Authorizer(holding, replica.caches, replica.recognition),
-        callers,
-        replica.recognition,
-        Freshness(holding, replica.keeper, database),
-        tokens,
-        max_batch=settings.max_batch,
-    )
-    binder = Binder(callers)
-    return [
-        *AccountAdmin(accounts, max_page=settings.max_page).methods(binder),
-        *TokenAdmin(tokens, issue, revoke, waiting, settings).methods(binder),
-        *authorizer.methods(binder),
-        *SystemAdmin(System(database), max_page=settings.max_page).methods(binder),
-    ]
 
 
 class App:
@@ -159,36 +89,59 @@ class App:
         """Serves until `stop`; `announce` is told the address when calls are taken.
 
         Raises:
-            StartRefused, DatabaseUnusable, EmbeddedUnavailable, PepperInvalid: it cannot start; the text says why.
+            StartRefused, CertificateInvalid, TracingUnavailable, DatabaseUnusable, EmbeddedUnavailable, PepperInvalid: it
+                cannot start; the text says why.
         """
+        settings = self._settings
+        if settings.traces == "otlp":
+            tracing.start(importlib.metadata.version("doorward-server"))
+        try:
+            await self._run(announce)
+        finally:
+            tracing.stop()
+
+    async def _run(self, announce: Callable[[str, EmbeddedPostgres | None], None]) -> None:
         settings = self._settings
         async with prepared(settings) as base, asyncio.TaskGroup() as group:
             tasks = Tasks(group)
-            replica = _Replica(settings, base.database, base.ring, self._timing, tasks, self._on_registering)
-            methods = _methods(settings, base.database, base.ring, replica)
-            await self._serve(group, tasks, replica, methods, base.embedded, announce)
+            replica = ReplicaParts(settings, base.database, base.ring, self._timing, tasks, self._on_registering)
+            methods = methods_of(settings, base.database, base.ring, replica)
+            await self._serve(group, tasks, replica, methods, base, announce)
 
     async def _serve(
         self,
         group: asyncio.TaskGroup,
         tasks: Tasks,
-        replica: _Replica,
+        replica: ReplicaParts,
         methods: list[Method],
-        embedded: EmbeddedPostgres | None,
+        base: Prepared,
         announce: Callable[[str, EmbeddedPostgres | None], None],
     ) -> None:
-        health_servicer = health_aio.HealthServicer()
+        health_servicer = BoundedHealth(self._settings.max_concurrent_rpcs)
         health = HealthKeeper(replica.holding, health_servicer)
-        handlers = DoorwardHandlers(methods, replica.timing)
+        embedded, asks_certificates = base.embedded, self._settings.tls_client_ca is not None
+        handlers = DoorwardHandlers(
+            methods,
+            replica.timing,
+            RefusedCalls(replica.refusals),
+            most_calls=self._settings.max_concurrent_rpcs,
+            asks_certificates=asks_certificates,
+        )
         server = self._server(handlers, health_servicer)
         # Alone, an address that is taken is found out before anything runs.
-        address = "" if self._shares_port else self._bind(server)
+        address = "" if self._shares_port else self._bind(server, base.certificates)
         replica.keeper.address = address or replica.keeper.address
         runs: list[Coroutine[None, None, object]] = [replica.reporter.run(), replica.feed.run(), replica.hasher.run()]
-        runs.append(health.run())
+        runs += [health.run(), replica.refusals.run(), replica.usage.run(), replica.retention.run()]
         if embedded is not None:
             runs.append(embedded.run())
-        monitoring = self._monitoring(replica.holding)
+        sources = Sources(
+            replica.holding,
+            lambda: replica.caches.loading,
+            lambda: replica.hasher.waiting,
+            lambda: {**handlers.running, "health_watches": health_servicer.watches},
+        )
+        monitoring = self._monitoring(sources)
         keeper = group.create_task(replica.keeper.run())
         parts = [group.create_task(work) for work in runs]
         try:
@@ -196,7 +149,7 @@ class App:
                 # Whoever listens gets a share of the connections: not before it can answer.
                 await self._lease_or_stop(replica.holding)
             if not self._stop.is_set():
-                address = address or self._bind(server)
+                address = address or self._bind(server, base.certificates)
                 await server.start()
                 gc.collect()
                 gc.freeze()
@@ -209,6 +162,7 @@ class App:
             await self._stop.wait()
             log.info("server_stopping")
             await health.leave()
+            handlers.end_streams()
             if address:
                 # While there is a lease still, so that what has arrived is answered.
                 await let_go(Listen(address).port, handlers.busy_peers)
@@ -218,6 +172,8 @@ class App:
             await server.stop(self._settings.drain)
             await tasks.drain(self._settings.drain)
             await replica.keeper.leave()
+            # Last, for nobody waits for it.
+            await self._flush(replica)
         finally:
             # Also when a part failed: nothing more is accepted while the rest ends.
             await server.stop(None)
@@ -231,12 +187,21 @@ class App:
                 monitoring.stop()
         log.info("server_stopped")
 
-    def _monitoring(self, holding: Holding) -> Monitoring | None:
+    async def _flush(self, replica: ReplicaParts) -> None:
+        """Writes what was only gathered in memory, as far as the database takes it in time."""
+        try:
+            async with asyncio.timeout(max(self._settings.drain, FLUSH_S)):
+                await replica.refusals.flush()
+                await replica.usage.flush()
+        except TimeoutError:
+            log.warning("flush_abandoned")
+
+    def _monitoring(self, sources: Sources) -> Monitoring | None:
         listen = self._settings.http
         if listen is None:
             return None
         try:
-            monitoring = Monitoring(listen, holding, shares_port=self._shares_port)
+            monitoring = Monitoring(listen, sources, shares_port=self._shares_port)
         except OSError:
             raise StartRefused(
                 cannot_listen(listen, "the address is in use, or is none of this machine", "--http")
@@ -251,24 +216,32 @@ class App:
         while holding.capture() is None and not self._stop.is_set():
             await timing.sleep_until_or(timing.now_ns() + STOP_LOOK_NS, holding.moved)
 
-    def _server(self, handlers: DoorwardHandlers, health_servicer: health_aio.HealthServicer) -> grpc.aio.Server:
+    def _server(self, handlers: DoorwardHandlers, health_servicer: BoundedHealth) -> grpc.aio.Server:
         settings = self._settings
+        most = settings.max_concurrent_rpcs
         options = channel_options(
-            max_message_bytes=MAX_MESSAGE, max_metadata_bytes=MAX_METADATA, shares_port=self._shares_port
+            max_message_bytes=MAX_MESSAGE,
+            max_metadata_bytes=MAX_METADATA,
+            max_streams=most_rpcs_of_a_connection(most),
+            shares_port=self._shares_port,
         )
-        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_concurrent_rpcs)
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=most_rpcs(most))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         if settings.reflection:
-            reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
+            servicer = BoundedReflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME))
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
         # Last, for it answers whatever path the others do not know.
         server.add_generic_rpc_handlers((handlers,))
         return server
 
-    def _bind(self, server: grpc.aio.Server) -> str:
+    def _bind(self, server: grpc.aio.Server, certificates: Certificates | None) -> str:
         """The address, with the port that it got."""
         listen = self._settings.listen
         try:
-            port = server.add_insecure_port(listen)
+            if certificates is None:
+                port = server.add_insecure_port(listen)
+            else:
+                port = server.add_secure_port(listen, server_credentials(certificates))
         except RuntimeError:
             port = 0
         if not port:

@@ -44,6 +44,9 @@ class Refused(Exception):
 
     code: ClassVar[str]
     retry_after_s: float | None = None
+    # For the record of refusals, never for the caller: who was proved to ask, and of which account that is; and the subject.
+    asked_by: tuple[str, str | None] | None = None
+    about: str = ""
 
     def __init__(
         self,

@@ -34,9 +34,11 @@ __all__ = [
     "Page",
     "Project",
     "Propagation",
+    "Refusal",
     "ReplicaRow",
     "StoredSecret",
     "Token",
+    "TokenFilter",
     "TokenState",
 ]
 
@@ -73,6 +75,8 @@ class Caller:
     subject_id: str
     role: OperatorRole | None = None
     account_id: str | None = None
+    # Of a token: which of its secrets was presented, where the database was asked.
+    secret_version: int | None = None
 
     @property
     def actor(self) -> str:
@@ -106,7 +110,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token's record, without anything that proves it."""
+    """A token's record, without anything that proves it. `ordinal` counts its account's tokens, 0 until it is written."""
 
     token_id: str
     account_id: str
@@ -122,9 +126,30 @@ class Token:
     revoke_time: datetime | None
     revoke_reason: str
     created_by: str
-    create_revision: int
+    ordinal: int
     revision: int
     last_used_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFilter:
+    """Which tokens of an account: those that match everything that is set. What is empty or None narrows nothing.
+
+    `permission_set` is a name, no alias. `unused_since` and `expires_before` leave out what is revoked, as does
+    `live_only`. `obtained_by`: of which this token ever received a secret; `include_descendants`: or those, and so on.
+    """
+
+    state: TokenState | None = None
+    permission_set: str = ""
+    project_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_by: str = ""
+    unused_since: datetime | None = None
+    expires_before: datetime | None = None
+    display_name_prefix: str = ""
+    live_only: bool = False
+    obtained_by: str = ""
+    include_descendants: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +187,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """Who did what to what, written in the mutation's own transaction. `before` and `after` hold no secret."""
+    """Who did what to what, written in the mutation's own transaction. `before` and `after` hold no secret.
+
+    `tokens`: the ids of those that it is about besides its subject; the door fills that in from the change.
+    """
 
     actor: str
     action: str
@@ -172,6 +200,23 @@ class AuditEvent:
     after: Mapping[str, Json] | None = None
     on_behalf_of: str = ""
     peer: str = ""
+    tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What was not done, and why: outside the chain. `reason` is an ErrorReason's name; ids are empty or None if unknown.
+
+    `suppressed`: how many like it were left out before it by the rate limit.
+    """
+
+    actor: str
+    action: str
+    subject: str
+    account_id: str | None
+    reason: str
+    peer: str
+    suppressed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,56 +7,95 @@ Served by a thread of its own, so that it answers while the event loop is busy; 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import make_wsgi_app
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from doorward_server.metrics import REGISTRY
+from doorward.core.matrix import DenyReason
+from doorward_server.metrics import DECISIONS, REGISTRY, Described, described
 from doorward_server.settings import Listen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from prometheus_client.metrics_core import Metric
 
     from doorward_server.replica.holding import Holding
 
-__all__ = ["Monitoring"]
+__all__ = ["Monitoring", "Sources"]
 
 STOP_WITHIN_S: Final = 5.0
+
+
+LEASE: Final = described("gauge", "lease_seconds", "How long the lease is still good; 0: no check is answered.")
+HOLD: Final = described("gauge", "hold_seconds", "What a change waits for this replica at the most.")
+APPLIED: Final = described("gauge", "applied_revision", "The newest change that was applied here.")
+LAG: Final = described("gauge", "lag_changes", "Changes that a renewal told of and that are not applied yet.")
+CACHED: Final = described(
+    "gauge", "cached", "Entries in memory: token, account, project, operator, token_proof.", "kind"
+)
+LOADING: Final = described("gauge", "loads_running", "Entries that are being brought into memory.")
+HASHING: Final = described(
+    "gauge",
+    "bcrypt_waiting",
+    "Secrets that wait for bcrypt: to be hashed (issue), to be compared as no digest can tell (verify).",
+    "queue",
+)
+RUNNING: Final = described(
+    "gauge",
+    "running",
+    "What is under way: rpcs that wait for something, streams among them, health_watches beside them.",
+    "what",
+)
+DECIDED: Final = described(
+    "counter", "decisions", "Checks that were decided, the items of batches among them: ALLOWED, or why not.", "reason"
+)
+
+
+class Sources(NamedTuple):
+    """What the page is read from, beside `metrics.py`. Each is asked at every look, in the page's thread."""
+
+    holding: Holding
+    loading: Callable[[], int]
+    hashing: Callable[[], Mapping[str, int]]
+    running: Callable[[], Mapping[str, int]]
 
 
 class _ReplicaMetrics:
     """The replica's state, read when it is asked for."""
 
-    def __init__(self, holding: Holding) -> None:
-        self._holding = holding
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
     def collect(self) -> Iterator[Metric]:
-        """Lease, position and what is held in memory."""
-        holding = self._holding
+        """Lease, position, what is held in memory, what waits, and what was decided."""
+        holding = self._sources.holding
         end_ns, now_ns = holding.capture(), holding.timing.now_ns()
         left_s = 0.0 if end_ns is None else max(end_ns - now_ns, 0) / 1e9
-        yield _gauge("lease_seconds", "How long the lease is still good; 0: no check is answered.", left_s)
-        yield _gauge("hold_seconds", "What a change waits for this replica at the most.", holding.hold_ms / 1000)
-        yield _gauge("applied_revision", "The newest change that was applied here.", holding.applied)
-        lag = max(holding.known_end - holding.applied, 0)
-        yield _gauge("lag_changes", "Changes that a renewal told of and that are not applied yet.", lag)
-        held = GaugeMetricFamily("doorward_cached", "Entries in memory.", labels=("kind",))
+        yield _gauge(LEASE, {(): left_s})
+        yield _gauge(HOLD, {(): holding.hold_ms / 1000})
+        yield _gauge(APPLIED, {(): holding.applied})
+        yield _gauge(LAG, {(): max(holding.known_end - holding.applied, 0)})
         tables = holding.tables
-        for kind, count in (
-            ("token", len(tables.tokens)),
-            ("account", len(tables.accounts)),
-            ("project", len(tables.projects)),
-            ("operator", len(tables.operators)),
-            ("token_proof", len(holding.token_proofs)),
-        ):
-            held.add_metric((kind,), count)
-        yield held
+        held = {
+            "token": len(tables.tokens),
+            "account": len(tables.accounts),
+            "project": len(tables.projects),
+            "operator": len(tables.operators),
+            "token_proof": len(holding.token_proofs),
+        }
+        yield _gauge(CACHED, {(kind,): count for kind, count in held.items()})
+        yield _gauge(LOADING, {(): self._sources.loading()})
+        yield _gauge(HASHING, {(queue,): count for queue, count in self._sources.hashing().items()})
+        yield _gauge(RUNNING, {(what,): count for what, count in self._sources.running().items()})
+        decided = CounterMetricFamily(DECIDED.name, DECIDED.meaning, labels=DECIDED.labels)
+        for reason in DenyReason:
+            decided.add_metric((reason.name,), DECISIONS[reason])
+        yield decided
 
 
 class _Quiet(WSGIRequestHandler):
@@ -79,9 +118,9 @@ class Monitoring:
         OSError: on construction, the address is taken or none of this machine.
     """
 
-    def __init__(self, listen: str, holding: Holding, *, shares_port: bool = False) -> None:
-        self._holding = holding
-        self._collector = _ReplicaMetrics(holding)
+    def __init__(self, listen: str, sources: Sources, *, shares_port: bool = False) -> None:
+        self._holding = sources.holding
+        self._collector = _ReplicaMetrics(sources)
         REGISTRY.register(self._collector)
         self._metrics = make_wsgi_app(REGISTRY)
         address, kind = Listen(listen), _SharingServer if shares_port else ThreadingWSGIServer
@@ -126,5 +165,8 @@ def _say(start_response: StartResponse, status: str, text: str) -> list[bytes]:
     return [f"{text}\n".encode()]
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"doorward_{name}", text, value=value)
+def _gauge(metric: Described, values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family

@@ -19,6 +19,7 @@ import structlog
 from doorward.core.secret import Secret, SecretKind, find_secret
 from doorward_server.catalog.load import builtin_text
 from doorward_server.credentials import pepper
+from doorward_server.credentials.certificates import CertificateInvalid, Certificates
 from doorward_server.credentials.pepper_file import PepperInvalid
 from doorward_server.embedded.errors import EmbeddedUnavailable
 from doorward_server.embedded.postgres import EmbeddedPostgres
@@ -29,6 +30,7 @@ from doorward_server.storage import state
 from doorward_server.storage.failures import DatabaseUnusable, StatementRefused
 from doorward_server.storage.migrate import migrate, seed
 from doorward_server.storage.pool import Database
+from doorward_server.tracing import TracingUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -58,7 +60,14 @@ class StartRefused(Exception):
 
 
 # Why a server cannot run; the text of each is for whoever started it.
-UNABLE: Final = (StartRefused, DatabaseUnusable, EmbeddedUnavailable, PepperInvalid)
+UNABLE: Final = (
+    StartRefused,
+    CertificateInvalid,
+    DatabaseUnusable,
+    EmbeddedUnavailable,
+    PepperInvalid,
+    TracingUnavailable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,7 @@ class Prepared:
     ring: PepperRing
     database: Database
     embedded: EmbeddedPostgres | None
+    certificates: Certificates | None
 
 
 @contextlib.asynccontextmanager
@@ -78,8 +88,10 @@ async def prepared(settings: Settings, parameters: Mapping[str, str] | None = No
     `parameters` are for the embedded one; with that, the first credentials are written, too.
 
     Raises:
-        StartRefused, DatabaseUnusable, EmbeddedUnavailable, PepperInvalid: it cannot start; the text says why.
+        StartRefused, CertificateInvalid, DatabaseUnusable, EmbeddedUnavailable, PepperInvalid: it cannot start; the text
+            says why.
     """
+    certificates = Certificates.of(settings)
     async with contextlib.AsyncExitStack() as stack:
         embedded = None
         if settings.database_url is not None:
@@ -95,7 +107,7 @@ async def prepared(settings: Settings, parameters: Mapping[str, str] | None = No
         stack.push_async_callback(database.close)
         if embedded is not None:
             await first_credentials(database, ring, settings.data_dir)
-        yield Prepared(url, ring, database, embedded)
+        yield Prepared(url, ring, database, embedded, certificates)
 
 
 def open_ring(settings: Settings) -> PepperRing:
@@ -160,12 +172,15 @@ async def _require_no_lost_keys(settings: Settings, url: str) -> None:
     try:
         async with database.reading() as connection:
             is_deployed = await state.read_state(connection) is not None
+            known = await state.read_fingerprints(connection) if is_deployed else {}
     finally:
         await database.close()
     if is_deployed:
+        commands = "; ".join(f"doorward pepper declare-lost {key_id}" for key_id in known)
         raise StartRefused(
             f"{path} is missing, but this deployment was made with the keys in it. Put the file back, from a backup or "
-            "from another server; a new one would not fit the digests in the database."
+            "from another server; a new one would not fit the digests in the database. If it is lost for good: "
+            f"{commands or 'doorward pepper add'}."
         )
 
 
@@ -194,9 +209,13 @@ async def _require_keys(database: Database, ring: PepperRing, settings: Settings
         for key_id, fingerprint in known.items():
             if own.get(key_id) != fingerprint:
                 what = "lacks" if key_id not in own else "has another key under the id of"
+                way_out = (
+                    f" If the key is lost for good: doorward pepper declare-lost {key_id}." if what == "lacks" else ""
+                )
                 raise StartRefused(
                     f"{settings.pepper_path} {what} pepper key {key_id!r}, which this database was used with; without it "
                     "no digest made under it can be compared. Give this server the key file of the others (--pepper-file)."
+                    f"{way_out}"
                 )
         await state.add_fingerprint(connection, ring.current_id, own[ring.current_id])
 
@@ -232,14 +251,24 @@ def banner(address: str, settings: Settings, *, embedded_default: bool) -> str:
         program = sys.argv[0] if Path(sys.argv[0]).name == "doorward" else "doorward"
         # The credential goes through the environment: arguments are visible to every user of the machine.
         variable, header = f'DOORWARD_TOKEN="$(cat {token})"', "'authorization: Bearer ${DOORWARD_TOKEN}'"
+        options, plain = _tls_options(settings)
         lines += [
             f"Admin credential:   {token}",
             f"Caller credential:  {settings.data_dir / 'caller.token'}",
             "Try:",
-            f"  {program} replicas --address {address} --token-file {token}",
-            f"  {variable} grpcurl -plaintext -expand-headers -H {header} {address} doorward.v1.SystemAdmin/ListReplicas",
+            f"  {program} replicas --address {address} --token-file {token}{options}",
+            f"  {variable} grpcurl {plain} -expand-headers -H {header} {address} doorward.v1.SystemAdmin/ListReplicas",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _tls_options(settings: Settings) -> tuple[str, str]:
+    """What `doorward` and `grpcurl` are told of the connection. Whose certificate it is, only the operator knows."""
+    if settings.tls_cert is None:
+        return "", "-plaintext"
+    own = settings.tls_client_ca is not None
+    options = " --tls-ca CA.pem" + (" --tls-cert YOURS.pem --tls-key YOURS.key" if own else "")
+    return options, "-cacert CA.pem" + (" -cert YOURS.pem -key YOURS.key" if own else "")
 
 
 def _written(path: Path) -> Secret | None:

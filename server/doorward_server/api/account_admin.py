@@ -1,46 +1,47 @@
-"""AccountAdmin: parse, call the use case, answer."""
+"""AccountAdmin, the RPCs of accounts: parse, call the use case, answer. Those of projects: `project_admin.py`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from doorward.v1 import account_admin_pb2 as pb
 from doorward_server.api import convert
 from doorward_server.api.fields import LONGEST_DISPLAY_NAME, Fields
-from doorward_server.api.paging import next_page_token, page_of
+from doorward_server.api.paging import next_page_token, page_of, require_number
 from doorward_server.api.requests import request_of
-from doorward_server.service.accounts import PutAccount, PutProject
+from doorward_server.service.accounts import PutAccount
 
 if TYPE_CHECKING:
     from doorward_server.api.methods import Call, Method
     from doorward_server.api.wrapper import Binder
+    from doorward_server.service.account_states import AccountStates
     from doorward_server.service.accounts import Accounts
+    from doorward_server.service.plan_preview import PlanEffect, PlanPreviews
 
 __all__ = ["AccountAdmin"]
 
-SERVICE = "/doorward.v1.AccountAdmin/"
+SERVICE: Final = "/doorward.v1.AccountAdmin/"
 
 
 class AccountAdmin:
-    """The service's RPCs."""
+    """The RPCs."""
 
-    def __init__(self, accounts: Accounts, *, max_page: int) -> None:
+    def __init__(self, accounts: Accounts, states: AccountStates, plans: PlanPreviews, *, max_page: int) -> None:
         self._accounts = accounts
+        self._states = states
+        self._plans = plans
         self._max_page = max_page
 
     def methods(self, binder: Binder) -> list[Method]:
-        """Its part of the method table."""
+        """Their part of the method table."""
         return [
             binder.method(SERVICE + "PutAccount", pb.PutAccountRequest, self.put_account),
             binder.method(SERVICE + "GetAccount", pb.GetAccountRequest, self.get_account),
             binder.method(SERVICE + "ListAccounts", pb.ListAccountsRequest, self.list_accounts),
-            binder.method(SERVICE + "PutProject", pb.PutProjectRequest, self.put_project),
-            binder.method(SERVICE + "ListProjects", pb.ListProjectsRequest, self.list_projects),
-            binder.unimplemented(SERVICE + "SuspendAccount"),
-            binder.unimplemented(SERVICE + "ResumeAccount"),
-            binder.unimplemented(SERVICE + "DeleteAccount"),
-            binder.unimplemented(SERVICE + "DeleteProject"),
-            binder.unimplemented(SERVICE + "PreviewPlanChange"),
+            binder.method(SERVICE + "SuspendAccount", pb.SuspendAccountRequest, self.suspend_account),
+            binder.method(SERVICE + "ResumeAccount", pb.ResumeAccountRequest, self.resume_account),
+            binder.method(SERVICE + "DeleteAccount", pb.DeleteAccountRequest, self.delete_account),
+            binder.method(SERVICE + "PreviewPlanChange", pb.PreviewPlanChangeRequest, self.preview_plan_change),
         ]
 
     async def put_account(self, request: pb.PutAccountRequest, call: Call) -> pb.PutAccountResponse:
@@ -51,7 +52,7 @@ class AccountAdmin:
             display_name=fields.text("display_name", request.display_name, longest=LONGEST_DISPLAY_NAME, required=True),
             plan=fields.name("plan", request.plan, example="enterprise"),
         )
-        await fields.done_with(lambda: self._accounts.further_violations(wanted))
+        await fields.done_with(lambda: self._accounts.plan_violations(wanted.plan))
         done = await self._accounts.put_account(request_of(call, validate_only=request.validate_only), wanted)
         return pb.PutAccountResponse(
             account=convert.account(done.value), propagation=convert.propagation(done.propagation)
@@ -59,9 +60,7 @@ class AccountAdmin:
 
     async def get_account(self, request: pb.GetAccountRequest, _call: Call) -> pb.GetAccountResponse:
         """One account."""
-        fields = Fields()
-        account_id = fields.identifier("account_id", request.account_id)
-        fields.done()
+        account_id = _account_id(request.account_id)
         return pb.GetAccountResponse(account=convert.account(await self._accounts.get_account(account_id)))
 
     async def list_accounts(self, request: pb.ListAccountsRequest, _call: Call) -> pb.ListAccountsResponse:
@@ -74,27 +73,64 @@ class AccountAdmin:
         token = next_page_token(page, len(accounts), (accounts[-1].account_id,) if accounts else (), bound_to)
         return pb.ListAccountsResponse(accounts=map(convert.account, accounts), next_page_token=token)
 
-    async def put_project(self, request: pb.PutProjectRequest, call: Call) -> pb.PutProjectResponse:
-        """Creates or renames a project."""
-        fields = Fields()
-        wanted = PutProject(
-            account_id=fields.identifier("account_id", request.account_id),
-            project_id=fields.identifier("project_id", request.project_id),
-            display_name=fields.text("display_name", request.display_name, longest=LONGEST_DISPLAY_NAME, required=True),
-        )
-        fields.done()
-        done = await self._accounts.put_project(request_of(call, validate_only=request.validate_only), wanted)
-        return pb.PutProjectResponse(
-            project=convert.project(done.value), propagation=convert.propagation(done.propagation)
+    async def suspend_account(self, request: pb.SuspendAccountRequest, call: Call) -> pb.SuspendAccountResponse:
+        """Stops the account's tokens until it is resumed."""
+        account_id = _account_id(request.account_id)
+        done = await self._states.suspend(request_of(call, validate_only=request.validate_only), account_id)
+        return pb.SuspendAccountResponse(
+            account=convert.account(done.value), propagation=convert.propagation(done.propagation)
         )
 
-    async def list_projects(self, request: pb.ListProjectsRequest, _call: Call) -> pb.ListProjectsResponse:
-        """A page of an account's projects, by id."""
+    async def resume_account(self, request: pb.ResumeAccountRequest, call: Call) -> pb.ResumeAccountResponse:
+        """Lets them work again."""
+        account_id = _account_id(request.account_id)
+        done = await self._states.resume(request_of(call, validate_only=request.validate_only), account_id)
+        return pb.ResumeAccountResponse(
+            account=convert.account(done.value), propagation=convert.propagation(done.propagation)
+        )
+
+    async def delete_account(self, request: pb.DeleteAccountRequest, call: Call) -> pb.DeleteAccountResponse:
+        """Stops them for good."""
+        account_id = _account_id(request.account_id)
+        done = await self._states.delete(request_of(call, validate_only=request.validate_only), account_id)
+        return pb.DeleteAccountResponse(
+            account=convert.account(done.value), propagation=convert.propagation(done.propagation)
+        )
+
+    async def preview_plan_change(
+        self, request: pb.PreviewPlanChangeRequest, _call: Call
+    ) -> pb.PreviewPlanChangeResponse:
+        """A page of the tokens that another plan would change something for, and the totals."""
         fields = Fields()
         account_id = fields.identifier("account_id", request.account_id)
-        bound_to = (SERVICE + "ListProjects", account_id)
+        plan = fields.name("plan", request.plan, example="enterprise")
+        bound_to = (SERVICE + "PreviewPlanChange", account_id, plan)
         page = page_of(fields, request.page_size, request.page_token, bound_to, most=self._max_page)
-        fields.done()
-        projects = await self._accounts.list_projects(account_id, page)
-        token = next_page_token(page, len(projects), (projects[-1].project_id,) if projects else (), bound_to)
-        return pb.ListProjectsResponse(projects=map(convert.project, projects), next_page_token=token)
+        await fields.done_with(lambda: self._accounts.plan_violations(plan))
+        shown = await self._plans.preview(account_id, plan, require_number(page))
+        last = (str(shown.effects[-1].token.ordinal),) if shown.effects else ()
+        return pb.PreviewPlanChangeResponse(
+            effects=map(_effect, shown.effects),
+            next_page_token=next_page_token(page, len(shown.effects), last, bound_to),
+            tokens_affected=shown.counts.tokens,
+            grants_suspended=shown.counts.first,
+            grants_restored=shown.counts.second,
+            current_plan=shown.current_plan,
+        )
+
+
+def _account_id(value: str) -> str:
+    fields = Fields()
+    account_id = fields.identifier("account_id", value)
+    fields.done()
+    return account_id
+
+
+def _effect(value: PlanEffect) -> pb.PlanChangeEffect:
+    """Grants as they are now: those that would come back are suspended."""
+    return pb.PlanChangeEffect(
+        token_id=value.token.token_id,
+        display_name=value.token.display_name,
+        suspended=(convert.grant(grant, suspended=False) for grant in value.suspended),
+        restored=(convert.grant(grant, suspended=True) for grant in value.restored),
+    )

@@ -21,14 +21,14 @@ from doorward.v1 import authorizer_pb2 as pb
 from doorward.v1 import types_pb2
 from doorward_server.api import convert
 from doorward_server.api.access import TABLE
+from doorward_server.api.asking import Asking, demand_of
 from doorward_server.api.checks import Seen, encode_batch, item_of, items_of, note_violations
 from doorward_server.api.encoding import encode_check
 from doorward_server.api.fields import Fields
 from doorward_server.api.methods import Method, Peer
-from doorward_server.api.warm import BATCH_CHECK, CHECK, CHUNK, WarmChecks
-from doorward_server.api.wrapper import parsed, require_admitted
+from doorward_server.api.warm import BATCH_CHECK, CHECK, CHUNK, STREAM_CHECKS, WarmChecks
+from doorward_server.api.wrapper import parsed
 from doorward_server.replica.caches import Missing
-from doorward_server.service.freshness import LATEST_KNOWN, Demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,13 +52,13 @@ T = TypeVar("T")
 SERVICE: Final = "/doorward.v1.Authorizer/"
 LIST_PERMISSIONS: Final = SERVICE + "ListPermissions"
 INTROSPECT: Final = SERVICE + "IntrospectToken"
-LATER: Final = ("ListTokensWithPermission", "ExplainCheck")
-LATER_STREAMS: Final = ("StreamChecks", "Watch")
+LATER_STREAMS: Final = ("Watch",)
 
 LARGE_AT_ONCE: Final = 2
-# What a verdict says of the token's own state; a suspended or deleted account says nothing of it.
+# What a verdict says of the token's state; a suspended account says nothing of it.
 STATES: Final = {
     types_pb2.DENY_REASON_UNSPECIFIED: types_pb2.TOKEN_STATE_ACTIVE,
+    types_pb2.DENY_REASON_TOKEN_REVOKED: types_pb2.TOKEN_STATE_REVOKED,
     types_pb2.DENY_REASON_TOKEN_EXPIRED: types_pb2.TOKEN_STATE_EXPIRED,
     types_pb2.DENY_REASON_TOKEN_DISABLED: types_pb2.TOKEN_STATE_DISABLED,
 }
@@ -79,6 +79,7 @@ class AuthorizerApi(WarmChecks):
         max_batch: int,
     ) -> None:
         super().__init__(holding, authorizer, callers)
+        self._attempts = Asking(authorizer, callers)
         self._recognition = recognition
         self._freshness = freshness
         self._tokens = tokens
@@ -92,7 +93,6 @@ class AuthorizerApi(WarmChecks):
             Method(BATCH_CHECK, TABLE[BATCH_CHECK], self.batch_check_warm, self.batch_check),
             Method(LIST_PERMISSIONS, TABLE[LIST_PERMISSIONS], None, self.list_permissions),
             Method(INTROSPECT, TABLE[INTROSPECT], None, self.introspect_token),
-            *(binder.unimplemented(SERVICE + name) for name in LATER),
             *(binder.unimplemented(SERVICE + name, is_stream=True) for name in LATER_STREAMS),
         ]
 
@@ -101,7 +101,7 @@ class AuthorizerApi(WarmChecks):
         await self._admitted(CHECK, peer)
         message = parsed(pb.CheckRequest, request)
         item, fields = item_of(message), Fields()
-        demand = _demand_of(message.consistency, fields)
+        demand = demand_of(message.consistency, fields)
         if not fields.are_right:
             catalog, _ = await self._under_lease(CHECK, peer, lambda catalog, _now_us, _refuted: catalog)
             note_violations(fields, item, catalog)
@@ -115,16 +115,12 @@ class AuthorizerApi(WarmChecks):
     async def batch_check(self, request: bytes, peer: Peer) -> bytes:
         """A BatchCheck, in chunks, each under a lease of its own."""
         await self._admitted(BATCH_CHECK, peer)
-        message, fields = parsed(pb.BatchCheckRequest, request), Fields()
-        demand = _demand_of(message.consistency, fields)
-        self._require_bounds(message, fields)
-        await self._freshness.reached(demand, peer.until_ns)
-        items = items_of(message)
-        if len(items) <= CHUNK:
-            results, revision = await self._chunk(items, peer, Seen())
-            return encode_batch(results, str(revision))
-        async with self._large:
-            return await self._chunks(items, peer)
+        return await self._batch(BATCH_CHECK, parsed(pb.BatchCheckRequest, request), peer)
+
+    async def streamed_batch(self, message: pb.BatchCheckRequest, peer: Peer) -> bytes:
+        """The same of one message of a stream, whose caller is verified as if it had just come."""
+        await self._admitted(STREAM_CHECKS, peer)
+        return await self._batch(STREAM_CHECKS, message, peer)
 
     async def list_permissions(self, request: bytes, peer: Peer) -> bytes:
         """What a Check would allow, at the account or at one project."""
@@ -132,7 +128,7 @@ class AuthorizerApi(WarmChecks):
         message, fields = parsed(pb.ListPermissionsRequest, request), Fields()
         secret = fields.secret("secret", message.secret)
         project_id = fields.identifier("project_id", message.project_id) if message.HasField("project_id") else None
-        demand = _demand_of(message.consistency, fields)
+        demand = demand_of(message.consistency, fields)
         fields.done()
         await self._freshness.reached(demand, peer.until_ns)
 
@@ -152,7 +148,7 @@ class AuthorizerApi(WarmChecks):
         await self._admitted(INTROSPECT, peer)
         message, fields = parsed(pb.IntrospectTokenRequest, request), Fields()
         secret = fields.secret("secret", message.secret)
-        demand = _demand_of(message.consistency, fields)
+        demand = demand_of(message.consistency, fields)
         fields.done()
         await self._freshness.reached(demand, peer.until_ns)
 
@@ -167,9 +163,9 @@ class AuthorizerApi(WarmChecks):
             response.revision = str(revision)
             return response.SerializeToString()
         # Names and times for display come from the database; the verdict is taken afterwards, under a lease of its own.
-        shown = await self._tokens.get_token(response.token_id)
+        shown = await self._tokens.get_presented(response.token_id)
         response, revision = await self._under_lease(INTROSPECT, peer, attempt)
-        record = convert.token(shown.tokens[0], shown.catalog, shown.plan, shown.now)
+        record = convert.shown_token(shown)
         if response.token_id:
             response.display_name, response.state = record.display_name, _state_of(response.reason, record.state)
             response.create_time.CopyFrom(record.create_time)
@@ -179,21 +175,14 @@ class AuthorizerApi(WarmChecks):
         return response.SerializeToString()
 
     async def _admitted(self, path: str, peer: Peer) -> None:
-        """Lets nobody past who may not ask, before anything of the request is looked at."""
-        await self._under_lease(path, peer, lambda _catalog, _now_us, _refuted: True)
+        await self._attempts.admitted(path, peer)
 
     async def _under_lease(
         self, path: str, peer: Peer, attempt: Callable[[Catalog, int, set[bytes]], T | Missing | AllMissing]
     ) -> tuple[T, Revision]:
-        def whole(now_us: int, refuted: set[bytes]) -> T | Missing | AllMissing:
-            caller = self._callers.find(peer.credential, now_us, refuted)
-            if isinstance(caller, Missing):
-                return caller
-            require_admitted(path, TABLE[path], caller)
-            catalog = self._authorizer.find_catalog()
-            return catalog if isinstance(catalog, Missing) else attempt(catalog, now_us, refuted)
-
-        return await self._authorizer.under_lease(whole)
+        return await self._attempts.under_lease(
+            path, peer, lambda asked: attempt(asked.catalog, asked.now_us, asked.refuted)
+        )
 
     def _require_bounds(self, message: pb.BatchCheckRequest, fields: Fields) -> None:
         count = len(message.items)
@@ -205,21 +194,33 @@ class AuthorizerApi(WarmChecks):
             fields.wrong("items", f"has {count} items; at most {self._max_batch} are allowed", "TOO_MANY_ITEMS")
         fields.done()
 
-    async def _chunk(self, items: Sequence[Item], peer: Peer, seen: Seen) -> tuple[list[bytes], Revision]:
+    async def _batch(self, path: str, message: pb.BatchCheckRequest, peer: Peer) -> bytes:
+        fields = Fields()
+        demand = demand_of(message.consistency, fields)
+        self._require_bounds(message, fields)
+        await self._freshness.reached(demand, peer.until_ns)
+        items = items_of(message)
+        if len(items) <= CHUNK:
+            results, revision = await self._chunk(path, items, peer, Seen())
+            return encode_batch(results, str(revision))
+        async with self._large:
+            return await self._chunks(path, items, peer)
+
+    async def _chunk(self, path: str, items: Sequence[Item], peer: Peer, seen: Seen) -> tuple[list[bytes], Revision]:
         failed: dict[tuple[str, str], Refused] = {}
 
         def attempt(catalog: Catalog, now_us: int, refuted: set[bytes]) -> list[bytes] | AllMissing:
             here = seen.at(self._holding.history.applied)
             return self._checker.many(items, catalog, now_us, refuted, failed, here)
 
-        return await self._under_lease(BATCH_CHECK, peer, attempt)
+        return await self._under_lease(path, peer, attempt)
 
-    async def _chunks(self, items: Sequence[Item], peer: Peer) -> bytes:
+    async def _chunks(self, path: str, items: Sequence[Item], peer: Peer) -> bytes:
         results: list[bytes] = []
         first: Revision | None = None
         seen = Seen()
         for start in range(0, len(items), CHUNK):
-            more, revision = await self._chunk(items[start : start + CHUNK], peer, seen)
+            more, revision = await self._chunk(path, items[start : start + CHUNK], peer, seen)
             results += more
             # The oldest state that any of them was decided from.
             first = revision if first is None else first
@@ -262,17 +263,6 @@ class AuthorizerApi(WarmChecks):
             expire_time=convert.timestamp_of_us(token[TOKEN_EXPIRE_US]),
             secret_expire_time=convert.timestamp_of_us(None if live is None else live[3]),
         )
-
-
-def _demand_of(consistency: types_pb2.Consistency, fields: Fields) -> Demand:
-    which = consistency.WhichOneof("requirement")
-    if which is None:
-        return LATEST_KNOWN
-    if which == "at_least_as_fresh":
-        return Demand(at_least=fields.revision("consistency.at_least_as_fresh", consistency.at_least_as_fresh))
-    if not getattr(consistency, which):
-        fields.wrong(f"consistency.{which}", "must be true, or left out: false demands nothing", "FIELD_MALFORMED")
-    return Demand(fully=True) if which == "fully_consistent" else LATEST_KNOWN
 
 
 def _state_of(

@@ -12,6 +12,7 @@ from doorward.core.catalog import Catalog, Level, Permission
 from doorward.core.entries import SECRET_NOT_AFTER_US, TOKEN_SECRETS
 from doorward.core.matrix import DenyReason
 from doorward.v1 import authorizer_pb2 as pb
+from doorward_server import metrics
 from doorward_server.api.encoding import delimited, encode_result
 from doorward_server.api.errors import rpc_status_of
 from doorward_server.api.fields import LONGEST_SECRET, Fields
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from doorward_server.errors import Refused
     from doorward_server.service.authorize import Authorizer, Decision, Holder
 
-__all__ = ["Checker", "Item", "Seen", "encode_batch", "item_of", "items_of", "note_violations"]
+__all__ = ["Checker", "Item", "Seen", "encode_batch", "item_of", "items_of", "note_question", "note_violations"]
 
 # secret, permission, which resource, its id; a tuple because a batch makes a thousand of them.
 Item = tuple[str, str, str | None, str]
@@ -34,6 +35,7 @@ Item = tuple[str, str, str | None, str]
 # Module names, because a member looked up on its enum costs as much as the rest of a line.
 _ACCOUNT_LEVEL: Final = Level.ACCOUNT
 _ALLOWED: Final = DenyReason.ALLOWED
+_decided: Final = metrics.DECISIONS
 _UNPLACED: Final = (DenyReason.RESOURCE_NOT_IN_ACCOUNT, DenyReason.TOKEN_UNRECOGNIZED)
 
 
@@ -112,8 +114,13 @@ class Checker:
                 holder = self._recognized(item, catalog, now_us, refuted, holders)
         decision = self._authorizer.decide(holder, permission, resource_id, now_us)
         # What is the token's own has an id of the right form; the form of any other is looked at only here.
-        if type(decision) is Missing or (decision[0] is not _ALLOWED and decision[0] in _UNPLACED):
+        if isinstance(decision, Missing):
             _require_form(item, catalog)
+            return decision
+        reason = decision[0]
+        if reason is not _ALLOWED and reason in _UNPLACED:
+            _require_form(item, catalog)
+        _decided[reason] += 1
         return decision
 
     def _recognized(
@@ -192,8 +199,12 @@ def _violations(item: Item, catalog: Catalog) -> InvalidArgument:
 
 def note_violations(fields: Fields, item: Item, catalog: Catalog) -> None:
     """Notes everything that is wrong with the item."""
-    secret, name, which, resource_id = item
-    fields.secret("secret", secret)
+    fields.secret("secret", item[0])
+    note_question(fields, item[1], item[2], item[3], catalog)
+
+
+def note_question(fields: Fields, name: str, which: str | None, resource_id: str, catalog: Catalog) -> None:
+    """Notes everything that is wrong with a permission and the resource that it is wanted on."""
     permission = catalog.find_permission(name)
     if not name:
         fields.wrong("permission", "is required: resource:action, for example jobs:write", "FIELD_REQUIRED")

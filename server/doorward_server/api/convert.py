@@ -10,23 +10,27 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from doorward.core.revision import Revision
 from doorward.v1 import system_admin_pb2, token_admin_pb2, types_pb2
 from doorward_server.model import Account, Grant, Project, Propagation, ReplicaRow, Token, TokenState
+from doorward_server.service.etags import etag_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from doorward.core.catalog import Catalog
+    from doorward_server.service.shown import Shown
+    from doorward_server.storage.changes import LogEnd
 
 from doorward.core.catalog import Level
 
 __all__ = [
     "account",
     "catalog",
-    "etag_of",
     "grant",
     "permission_set",
     "project",
     "propagation",
     "replica",
+    "shown_token",
+    "shown_tokens",
     "timestamp",
     "token",
     "token_state",
@@ -56,11 +60,6 @@ def duration(span_s: float) -> duration_pb2.Duration:
     message = duration_pb2.Duration()
     message.FromNanoseconds(int(span_s * 1e9))
     return message
-
-
-def etag_of(revision: int) -> str:
-    """The etag of a record that was last changed at `revision` (AIP-154)."""
-    return f'"{revision}"'
 
 
 def account(value: Account) -> types_pb2.Account:
@@ -114,16 +113,18 @@ def grants(values: Iterable[Grant], catalog_now: Catalog, plan: str) -> list[typ
     return [grant(value, suspended=not catalog_now.covers(plan, value.permission_set)) for value in values]
 
 
-def token_state(value: Token, now: datetime) -> TokenState:
-    """What a token's own record says, in the order in which a check names it (design section 2)."""
-    if value.revoke_time is not None:
+def token_state(value: Token, now: datetime, *, account_deleted: bool = False) -> TokenState:
+    """What becomes of a token that is presented, in the order in which a check names it (design section 2)."""
+    if account_deleted or value.revoke_time is not None:
         return TokenState.REVOKED
     if value.expire_time is not None and value.expire_time <= now:
         return TokenState.EXPIRED
     return TokenState.DISABLED if value.disabled else TokenState.ACTIVE
 
 
-def token(value: Token, catalog_now: Catalog, plan: str, now: datetime) -> types_pb2.ServiceToken:
+def token(
+    value: Token, catalog_now: Catalog, plan: str, now: datetime, *, account_deleted: bool = False
+) -> types_pb2.ServiceToken:
     """A token's record; never anything that proves it."""
     return types_pb2.ServiceToken(
         token_id=value.token_id,
@@ -132,7 +133,7 @@ def token(value: Token, catalog_now: Catalog, plan: str, now: datetime) -> types
         description=value.description,
         labels=value.labels,
         grants=grants(value.grants, catalog_now, plan),
-        state=types_pb2.TokenState.ValueType(token_state(value, now)),
+        state=types_pb2.TokenState.ValueType(token_state(value, now, account_deleted=account_deleted)),
         create_time=timestamp(value.create_time),
         update_time=timestamp(value.update_time),
         expire_time=timestamp(value.expire_time),
@@ -143,6 +144,19 @@ def token(value: Token, catalog_now: Catalog, plan: str, now: datetime) -> types
         allow_self_rotation=value.allow_self_rotation,
         etag=etag_of(value.revision),
     )
+
+
+def shown_tokens(value: Shown) -> list[types_pb2.ServiceToken]:
+    """Tokens as a use case answered them."""
+    return [
+        token(shown, value.catalog, value.plan, value.now, account_deleted=value.account_deleted)
+        for shown in value.tokens
+    ]
+
+
+def shown_token(value: Shown) -> types_pb2.ServiceToken:
+    """The one token that a use case answered."""
+    return shown_tokens(value)[0]
 
 
 def permission_set(catalog_now: Catalog, name: str, plan: str) -> token_admin_pb2.PermissionSet:
@@ -187,8 +201,8 @@ def catalog(value: Catalog, toml: str) -> system_admin_pb2.GetCatalogResponse:
     return response
 
 
-def replica(value: ReplicaRow, epoch: int, end: int) -> system_admin_pb2.Replica:
-    """A replica's row, and how far it is behind the log's end."""
+def replica(value: ReplicaRow, end: LogEnd) -> system_admin_pb2.Replica:
+    """A replica's row, how far it is behind the log's end, and how long ago it renewed its lease when that was read."""
     return system_admin_pb2.Replica(
         replica_id=value.replica_id,
         epoch=value.epoch,
@@ -198,5 +212,6 @@ def replica(value: ReplicaRow, epoch: int, end: int) -> system_admin_pb2.Replica
         renewed_time=timestamp(value.renewed_time),
         started_time=timestamp(value.started_time),
         address=value.address,
-        lag=max(0, end - value.applied_revision) if value.epoch == epoch else end,
+        lag=max(0, end.number - value.applied_revision) if value.epoch == end.epoch else end.number,
+        since_renewal=duration(max(0.0, end.database_us / 1e6 - value.renewed_time.timestamp())),
     )

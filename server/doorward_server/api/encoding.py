@@ -36,14 +36,14 @@ def encode_result(decision: Decided) -> bytes:
     return delimited(body.encode("ascii"))
 
 
-def delimited(result: bytes) -> bytes:
-    """An encoded BatchCheckResult as one of the results of a BatchCheckResponse."""
-    length, prefix = len(result), bytearray(_RESULT_TAG, "ascii")
+def delimited(message: bytes, tag: bytes = _RESULT_TAG.encode()) -> bytes:
+    """An encoded message as a field of another; without a tag as one of the results of a BatchCheckResponse."""
+    length, prefix = len(message), bytearray(tag)
     while length > 0x7F:
         prefix.append(length & 0x7F | 0x80)
         length >>= 7
     prefix.append(length)
-    return bytes(prefix) + result
+    return bytes(prefix) + message
 
 
 def _body(decision: Decided) -> str:

@@ -28,18 +28,24 @@ MAX_DETAILS: Final = 4000
 
 
 class Status(NamedTuple):
-    """What the caller gets instead of an answer: the code by name, a sentence, google.rpc.Status with its details."""
+    """What the caller gets instead of an answer: the code by name, a sentence, google.rpc.Status with its details.
+
+    The rest stays here, for the record: why, who was proved to ask (and of which account), and about what.
+    """
 
     code: str
     message: str
     details: bytes
     reason: str
+    asked_by: tuple[str, str | None] | None = None
+    about: str = ""
 
 
 def status_of(refused: Refused) -> Status:
     """The status that says `refused` to a gRPC caller."""
     rpc_status = rpc_status_of(refused)
-    return Status(refused.code, rpc_status.message, rpc_status.SerializeToString(), refused.reason)
+    details = rpc_status.SerializeToString()
+    return Status(refused.code, rpc_status.message, details, refused.reason, refused.asked_by, refused.about)
 
 
 def rpc_status_of(refused: Refused) -> status_pb2.Status:

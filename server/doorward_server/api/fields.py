@@ -182,17 +182,17 @@ class Fields:
         self,
         expire_time: timestamp_pb2.Timestamp | None,
         ttl: duration_pb2.Duration | None,
+        *,
+        field: str = "expire_time",
     ) -> tuple[datetime | None, timedelta | None]:
-        """An instant or a span from now; that it lies ahead is checked with the database's time."""
+        """An instant (`field`) or a span from now; that it lies ahead is checked with the database's time."""
         if expire_time is not None:
             if not -62135596800 <= expire_time.seconds <= _LAST_SECOND or not 0 <= expire_time.nanos < 1_000_000_000:
-                self.wrong("expire_time", "must be a time between the years 1 and 9999", "FIELD_OUT_OF_RANGE")
+                self.wrong(field, "must be a time between the years 1 and 9999", "FIELD_OUT_OF_RANGE")
                 return None, None
             instant = expire_time.ToDatetime(tzinfo=UTC)
             if instant == _NO_INSTANT:
-                self.wrong(
-                    "expire_time", "is the last microsecond there is; leave it out for never", "FIELD_OUT_OF_RANGE"
-                )
+                self.wrong(field, "is the last microsecond there is; leave it out for never", "FIELD_OUT_OF_RANGE")
             return instant, None
         if ttl is None:
             return None, None

@@ -16,11 +16,11 @@ from doorward_server.errors import InvalidArgument, Violation
 from doorward_server.model import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from doorward_server.api.fields import Fields
 
-__all__ = ["DEFAULT_SIZE", "next_page_token", "page_of", "part_of", "require_number"]
+__all__ = ["DEFAULT_SIZE", "next_page_token", "page_of", "page_token_of", "part_of", "require_number", "require_pair"]
 
 DEFAULT_SIZE: Final = 100
 LONGEST_TOKEN: Final = 1024
@@ -55,6 +55,24 @@ def require_number(page: Page) -> Page:
     return page
 
 
+def require_pair(page: Page, first: Callable[[str], object] = str, second: Callable[[str], object] = str) -> Page:
+    """The same page, if its key has two parts as this list's keys have: `first` and `second` raise no ValueError for them.
+
+    Raises:
+        InvalidArgument: PAGE_TOKEN_INVALID.
+    """
+    if page.after is None:
+        return page
+    if len(page.after) != 2:
+        raise _invalid()
+    try:
+        first(page.after[0])
+        second(page.after[1])
+    except ValueError:
+        raise _invalid() from None
+    return page
+
+
 def part_of(names: Sequence[str], page: Page) -> Sequence[str]:
     """The page's part of `names`, which are all there are, in the order in which they are listed.
 
@@ -71,9 +89,14 @@ def part_of(names: Sequence[str], page: Page) -> Sequence[str]:
 
 def next_page_token(page: Page, rows: int, last_key: Sequence[str], bound_to: Sequence[str]) -> str:
     """The token behind a page of `rows` rows; empty if it was the last one."""
-    if rows < page.size:
+    return page_token_of(None if rows < page.size else last_key, bound_to)
+
+
+def page_token_of(key: Sequence[str] | None, bound_to: Sequence[str]) -> str:
+    """The token of the page that begins behind `key`; empty without one."""
+    if key is None:
         return ""
-    text = json.dumps([_digest(bound_to), *last_key], separators=(",", ":"))
+    text = json.dumps([_digest(bound_to), *key], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 

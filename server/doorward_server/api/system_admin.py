@@ -1,4 +1,4 @@
-"""SystemAdmin: parse, call the use case, answer."""
+"""SystemAdmin, the RPC of the replicas. Those of the catalog: `catalog_admin.py`; of operators: `operator_admin.py`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["SystemAdmin"]
 
 SERVICE: Final = "/doorward.v1.SystemAdmin/"
-LATER: Final = ("PreviewCatalog", "ApplyCatalog", "CreateOperator", "ListOperators", "RevokeOperator")
 
 
 class SystemAdmin:
-    """The service's RPCs."""
+    """The RPC."""
 
     def __init__(self, system: System, *, max_page: int) -> None:
         self._system = system
@@ -30,16 +29,7 @@ class SystemAdmin:
 
     def methods(self, binder: Binder) -> list[Method]:
         """Its part of the method table."""
-        return [
-            binder.method(SERVICE + "GetCatalog", pb.GetCatalogRequest, self.get_catalog),
-            binder.method(SERVICE + "ListReplicas", pb.ListReplicasRequest, self.list_replicas),
-            *(binder.unimplemented(SERVICE + name) for name in LATER),
-        ]
-
-    async def get_catalog(self, _request: pb.GetCatalogRequest, _call: Call) -> pb.GetCatalogResponse:
-        """The catalog in force."""
-        shown = await self._system.get_catalog()
-        return convert.catalog(shown.catalog, shown.toml)
+        return [binder.method(SERVICE + "ListReplicas", pb.ListReplicasRequest, self.list_replicas)]
 
     async def list_replicas(self, request: pb.ListReplicasRequest, _call: Call) -> pb.ListReplicasResponse:
         """A page of the registered replicas, in the order of their start."""
@@ -50,7 +40,7 @@ class SystemAdmin:
         shown = await self._system.list_replicas()
         rows = [row for row in shown.rows if page.after is None or _key(row) > page.after][: page.size]
         return pb.ListReplicasResponse(
-            replicas=(convert.replica(row, shown.end.epoch, shown.end.number) for row in rows),
+            replicas=(convert.replica(row, shown.end) for row in rows),
             next_page_token=next_page_token(page, len(rows), _key(rows[-1]) if rows else (), bound_to),
             revision=f"{shown.end.epoch}.{shown.end.number}",
         )

@@ -7,7 +7,7 @@ into the method table, beside the cold ones.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -16,6 +16,7 @@ from doorward.core.entries import TOKEN_ACCOUNT_ID, TOKEN_ID
 from doorward.core.matrix import DenyReason, decide
 from doorward.core.token_table import UNKNOWN
 from doorward.v1 import authorizer_pb2 as pb
+from doorward_server import metrics
 from doorward_server.api.access import TABLE
 from doorward_server.api.checks import Checker, encode_batch, item_of, items_of
 from doorward_server.api.encoding import encode_check
@@ -33,20 +34,26 @@ if TYPE_CHECKING:
 
     from doorward.core.catalog import Catalog
     from doorward.core.history import Position
+    from doorward_server.credentials.certificates import CertifiedOperator
     from doorward_server.replica.holding import Holding
     from doorward_server.service.authorize import Authorizer, Holder
     from doorward_server.service.callers import Callers
 
-__all__ = ["BATCH_CHECK", "CHECK", "CHUNK", "WarmChecks"]
+__all__ = ["BATCH_CHECK", "CHECK", "CHUNK", "STREAM_CHECKS", "WarmChecks"]
+
+Q = TypeVar("Q")
+C = TypeVar("C")
 
 CHECK: Final = "/doorward.v1.Authorizer/Check"
 BATCH_CHECK: Final = "/doorward.v1.Authorizer/BatchCheck"
+STREAM_CHECKS: Final = "/doorward.v1.Authorizer/StreamChecks"
 # Items decided without letting others in: 1,000 at once would hold everyone else for milliseconds (measured: design 11).
 CHUNK: Final = 200
 
 # Module names, because a member looked up on its enum costs as much as the rest of a line.
 _PROJECT_LEVEL: Final = Level.PROJECT
 _ALLOWED: Final = DenyReason.ALLOWED
+_decided: Final = metrics.DECISIONS
 _parse_check: Final = pb.CheckRequest.FromString
 
 
@@ -59,6 +66,7 @@ class WarmChecks:
         self._callers = callers
         self._checker = Checker(authorizer)
         self._find_owner = holding.tables.projects.get
+        self._used = holding.used
         self._recalled = Recalled(holding.tables, holding.token_proofs.proof_of)
         self._no_lease = status_of(no_lease())
         self._shown: tuple[Position | None, str] | None = None
@@ -71,11 +79,17 @@ class WarmChecks:
         """A BatchCheck of one chunk at most."""
         return self._warm(request, credential, self._batch_from_memory)
 
+    def streamed_batch_warm(
+        self, message: pb.BatchCheckRequest, credential: str | CertifiedOperator | None
+    ) -> bytes | Status | None:
+        """The same of one message of a stream."""
+        return self._warm(message, credential, self._streamed_batch_from_memory)
+
     def _warm(
         self,
-        request: bytes,
-        credential: str | None,
-        attempt: Callable[[bytes, str | None, Position | None, int, int], bytes | None],
+        request: Q,
+        credential: C,
+        attempt: Callable[[Q, C, Position | None, int, int], bytes | None],
     ) -> bytes | Status | None:
         holding = self._holding
         begun = holding.begin()
@@ -113,7 +127,10 @@ class WarmChecks:
             if owner == token[TOKEN_ACCOUNT_ID]:
                 reason = decide(token, account, permission, None, project_id, owner, now_us)
                 if reason is _ALLOWED:
-                    return encode_check((reason, token[TOKEN_ID], owner), self._revision_text(position))
+                    token_id = token[TOKEN_ID]
+                    self._used[token_id] = now_us
+                    _decided[reason] += 1
+                    return encode_check((reason, token_id, owner), self._revision_text(position))
         decision = self._checker.one(item_of(message), catalog, now_us, None, None, holder)
         return None if isinstance(decision, Missing) else encode_check(decision, self._revision_text(position))
 
@@ -141,17 +158,36 @@ class WarmChecks:
         self, request: bytes, credential: str | None, position: Position | None, _end_ns: int, now_us: int
     ) -> bytes | None:
         asking = self._asking(BATCH_CHECK, credential, now_us)
-        if asking is None:
-            return None
-        message = pb.BatchCheckRequest.FromString(request)
+        return (
+            None
+            if asking is None
+            else self._batch_of(pb.BatchCheckRequest.FromString(request), asking[1], position, now_us)
+        )
+
+    def _streamed_batch_from_memory(
+        self,
+        message: pb.BatchCheckRequest,
+        credential: str | CertifiedOperator | None,
+        position: Position | None,
+        _end_ns: int,
+        now_us: int,
+    ) -> bytes | None:
+        asking = self._asking(STREAM_CHECKS, credential, now_us)
+        return None if asking is None else self._batch_of(message, asking[1], position, now_us)
+
+    def _batch_of(
+        self, message: pb.BatchCheckRequest, catalog: Catalog, position: Position | None, now_us: int
+    ) -> bytes | None:
         if message.HasField("consistency") or not 0 < len(message.items) <= CHUNK:
             return None
         if len(message.secret.encode()) > LONGEST_SECRET:
             return None
-        results = self._checker.many(items_of(message), asking[1], now_us, None, {})
+        results = self._checker.many(items_of(message), catalog, now_us, None, {})
         return None if isinstance(results, AllMissing) else encode_batch(results, self._revision_text(position))
 
-    def _asking(self, path: str, credential: str | None, now_us: int) -> tuple[Caller, Catalog] | None:
+    def _asking(
+        self, path: str, credential: str | CertifiedOperator | None, now_us: int
+    ) -> tuple[Caller, Catalog] | None:
         """Who calls, if they may call this, and the catalog in force; None: something is missing.
 
         Raises:

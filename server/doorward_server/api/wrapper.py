@@ -15,20 +15,24 @@ from google.protobuf.message import DecodeError, Message
 
 from doorward_server.api.access import TABLE, Access, is_admitted
 from doorward_server.api.errors import Status, internal, status_of
-from doorward_server.api.methods import Call, Cold, Method, Peer
-from doorward_server.errors import InvalidArgument, PermissionDenied, Refused, Unavailable, Unimplemented
+from doorward_server.api.methods import Call, CallerGone, Cold, Method, Peer, StreamEnds
+from doorward_server.api.refused import note_circumstances
+from doorward_server.errors import InvalidArgument, Refused, Unavailable, Unimplemented
+from doorward_server.service.delegation import not_permitted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from doorward_server.api.methods import Stream, Streaming
     from doorward_server.model import Caller
     from doorward_server.service.callers import Callers
 
-__all__ = ["Binder", "answer_cold", "parsed", "require_admitted"]
+__all__ = ["Binder", "answer_cold", "answer_stream", "parsed", "require_admitted", "shutting_down", "translated"]
 
 log = structlog.get_logger()
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
+R = TypeVar("R")
 
 
 def parsed(message_type: type[Q], request: bytes) -> Q:
@@ -44,6 +48,13 @@ def parsed(message_type: type[Q], request: bytes) -> Q:
         raise InvalidArgument("MALFORMED_MESSAGE", f"the request is not a valid {name} message") from None
 
 
+def _if_readable(message_type: type[Q], request: bytes) -> Q | None:
+    try:
+        return message_type.FromString(request)
+    except DecodeError:
+        return None
+
+
 def require_admitted(path: str, access: Access, caller: Caller) -> None:
     """Looks `caller` up in the access table's row.
 
@@ -51,7 +62,7 @@ def require_admitted(path: str, access: Access, caller: Caller) -> None:
         PermissionDenied: CALLER_NOT_PERMITTED.
     """
     if not is_admitted(access, caller):
-        raise PermissionDenied("CALLER_NOT_PERMITTED", f"{caller.actor} may not call {path}", metadata={"method": path})
+        raise not_permitted(caller, path)
 
 
 class Binder:
@@ -65,8 +76,13 @@ class Binder:
         access = TABLE[path]
 
         async def cold(request: bytes, peer: Peer) -> bytes:
-            caller = await self._admit(path, access, peer)
-            response = await handler(parsed(request_type, request), Call(caller, peer))
+            caller: Caller | None = None
+            try:
+                caller = await self._admit(path, access, peer)
+                response = await handler(parsed(request_type, request), Call(caller, peer, path))
+            except Refused as refused:
+                note_circumstances(refused, path, caller, _if_readable(request_type, request))
+                raise
             return response.SerializeToString()
 
         return Method(path, access, None, cold)
@@ -79,32 +95,54 @@ class Binder:
             await self._admit(path, access, peer)
             raise Unimplemented("NOT_IMPLEMENTED", f"{path} is not offered by this version", metadata={"method": path})
 
-        return Method(path, access, None, cold, is_stream)
+        async def stream(unread: Stream) -> None:
+            await cold(b"", unread.peer)
+
+        return Method(path, access, None, None, stream) if is_stream else Method(path, access, None, cold)
 
     async def _admit(self, path: str, access: Access, peer: Peer) -> Caller | None:
         if access.credential == "none":
             return None
-        caller = await self._callers.authenticate_now(peer.credential)
+        caller = await self._callers.authenticate_now(peer.credential, path, access.needs_permission)
         require_admitted(path, access, caller)
         return caller
 
 
 async def answer_cold(path: str, cold: Cold, request: bytes, peer: Peer) -> bytes | Status:
-    """What `cold` answers, or the status of what it raised.
+    """What `cold` answers, or the status of what it raised; raises as `translated` does."""
+    return await translated(path, cold(request, peer))
+
+
+async def answer_stream(path: str, stream: Stream, answer: Streaming) -> Status | None:
+    """How the stream ends once `answer` has answered it; None: well. Raises as `translated` does."""
+    return await translated(path, answer(stream))
+
+
+def shutting_down() -> Status:
+    """This server goes, and others stay."""
+    return status_of(Unavailable("SHUTTING_DOWN", "this server is shutting down; another one will answer"))
+
+
+async def translated(path: str, work: Awaitable[R]) -> R | Status:
+    """What `work` comes to, or the status of what it raised.
 
     Raises:
-        CancelledError: the caller went away; nothing needs to be answered.
+        CancelledError, CallerGone: the caller went away; nothing needs to be answered.
     """
     try:
-        return await cold(request, peer)
+        return await work
     except Refused as refused:
         return status_of(refused)
+    except StreamEnds as ends:
+        return ends.status
+    except CallerGone:
+        raise
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
         # Something we waited for was cancelled, not this call: grpcio would leave the caller hanging to its deadline.
-        return status_of(Unavailable("SHUTTING_DOWN", "this server is shutting down; another one will answer"))
+        return shutting_down()
     except Exception:
         request_id = uuid.uuid4().hex
         log.exception("rpc_failed", rpc=path, request_id=request_id)

@@ -1,6 +1,6 @@
-"""`doorward account put | get | list`: customers, their plan and state."""
+"""`doorward account put | get | list | suspend | resume | delete | preview-plan`: customers, their plan and state."""
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -12,6 +12,14 @@ from doorward_server.cli.values import Limit, ValidateOnly
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Customers: their plan, their state.")
+
+# What every change of an account is answered with.
+_Changed: TypeAlias = (
+    account_admin_pb2.PutAccountResponse
+    | account_admin_pb2.SuspendAccountResponse
+    | account_admin_pb2.ResumeAccountResponse
+    | account_admin_pb2.DeleteAccountResponse
+)
 
 AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT_ID", help="For example acme.")]
 
@@ -34,8 +42,7 @@ def put(
         account_id=account_id, display_name=display_name, plan=plan, validate_only=validate_only
     )
     answer = server.call(server.accounts.PutAccount, request)
-    reached = wording.reached(answer, answer.propagation)
-    output.show(answer, _details(answer.account), "", reached, as_json=server.as_json)
+    _show(server, answer)
 
 
 @app.command("get")
@@ -58,6 +65,75 @@ def list_(server: Server, limit: Limit = 100) -> None:
     ]
     columns = ("ACCOUNT", "NAME", "PLAN", "STATE")
     output.show_list(answer, columns, rows, "There is no account.", as_json=server.as_json)
+
+
+@app.command("suspend", short_help="Stop an account's tokens, reversibly.")
+@calls_server
+def suspend(server: Server, account_id: AccountId, validate_only: ValidateOnly = False) -> None:
+    """Suspend the account: when this returns, every check of its tokens is denied, until it is resumed.
+
+    Tokens, grants and projects stay, and can be changed and revoked; no token can be issued.
+    """
+    request = account_admin_pb2.SuspendAccountRequest(account_id=account_id, validate_only=validate_only)
+    answer = server.call(server.accounts.SuspendAccount, request)
+    _show(server, answer)
+
+
+@app.command("resume", short_help="Let a suspended account's tokens work again.")
+@calls_server
+def resume(server: Server, account_id: AccountId, validate_only: ValidateOnly = False) -> None:
+    """Resume a suspended account: its tokens work again, those that did not stop in the meantime."""
+    request = account_admin_pb2.ResumeAccountRequest(account_id=account_id, validate_only=validate_only)
+    answer = server.call(server.accounts.ResumeAccount, request)
+    _show(server, answer)
+
+
+@app.command("delete", short_help="Stop an account's tokens, for good.")
+@calls_server
+def delete(server: Server, account_id: AccountId, validate_only: ValidateOnly = False) -> None:
+    """Delete the account, for good: when this returns, every check of its tokens is denied, and its id is used up.
+
+    It stays readable, and so do its tokens. Its projects keep their ids until they are deleted. To stop it for a while,
+    use suspend.
+    """
+    request = account_admin_pb2.DeleteAccountRequest(account_id=account_id, validate_only=validate_only)
+    answer = server.call(server.accounts.DeleteAccount, request)
+    _show(server, answer)
+
+
+@app.command("preview-plan", short_help="Tell what another plan would change.")
+@calls_server
+def preview_plan(
+    server: Server,
+    account_id: AccountId,
+    plan: Annotated[str, typer.Option(metavar="NAME", help="The plan to try, for example team.")],
+    limit: Limit = 100,
+) -> None:
+    """Tell which grants of which tokens a change of plan would suspend, and which would come back. Changes nothing."""
+    request = account_admin_pb2.PreviewPlanChangeRequest(account_id=account_id, plan=plan)
+    answer = server.call_paged(server.accounts.PreviewPlanChange, request, "effects", limit)
+    rows = [
+        (
+            effect.token_id,
+            output.shown(effect.display_name),
+            wording.grants_in_short(effect.suspended) or "-",
+            wording.grants_in_short(effect.restored) or "-",
+        )
+        for effect in answer.effects
+    ]
+    summary = (
+        f"From {answer.current_plan} to {plan}: {answer.tokens_affected} tokens affected, "
+        f"{answer.grants_suspended} grants suspended, {answer.grants_restored} restored."
+    )
+    columns = ("TOKEN", "NAME", "WOULD BE SUSPENDED", "WOULD COME BACK")
+    parts = (output.table(columns, rows), "", summary) if rows else (summary,)
+    output.show(answer, *parts, as_json=server.as_json)
+
+
+def _show(server: Server, answer: _Changed) -> None:
+    """What became of the account, and how far that has reached."""
+    reached = wording.reached(answer, answer.propagation)
+    output.show(answer, _details(answer.account), "", reached, as_json=server.as_json)
 
 
 def _details(account: types_pb2.Account) -> output.Table:

@@ -14,7 +14,18 @@ from doorward_server.cli import output, wording
 from doorward_server.cli.connection import Server, calls_server
 from doorward_server.cli.presented import read_secret
 
-__all__ = ["add_to"]
+__all__ = [
+    "DENIED",
+    "SOURCES_HELP",
+    "AtLeastAsFresh",
+    "FullyConsistent",
+    "OnAccount",
+    "OnProject",
+    "SecretSource",
+    "add_to",
+    "consistency_of",
+    "require_one_resource",
+]
 
 DENIED: Final = 1
 
@@ -25,7 +36,7 @@ argument: arguments stand in process lists, where every user of the machine read
 
 SecretSource = Annotated[
     Path | None,
-    typer.Option("--secret-file", metavar="FILE", help="File that holds the secret to ask about; -: standard input."),
+    typer.Option("--secret-file", metavar="FILE", help="File that holds the secret; -: standard input."),
 ]
 AtLeastAsFresh = Annotated[
     str, typer.Option(metavar="REVISION", help="Answer from a state that contains this revision, as 1.4711.")
@@ -58,13 +69,9 @@ def check(
     fully_consistent: FullyConsistent = False,
 ) -> None:
     """Ask whether the token with this secret may do something. Exit code: 0 allowed, 1 denied, 2 error."""
-    if (project_id is None) == (account_id is None):
-        raise typer.BadParameter(
-            "give one of --project (for a project-level permission) and --account (for an account-level one)",
-            param_hint="--project",
-        )
+    require_one_resource(project_id, account_id)
     request = authorizer_pb2.CheckRequest(
-        permission=permission, consistency=_consistency(at_least_as_fresh, fully_consistent=fully_consistent)
+        permission=permission, consistency=consistency_of(at_least_as_fresh, fully_consistent=fully_consistent)
     )
     if project_id is not None:
         request.project_id = project_id
@@ -85,7 +92,7 @@ def introspect(
     fully_consistent: FullyConsistent = False,
 ) -> None:
     """Show what the token with this secret is: whether it can be used, its grants and its expiry."""
-    consistency = _consistency(at_least_as_fresh, fully_consistent=fully_consistent)
+    consistency = consistency_of(at_least_as_fresh, fully_consistent=fully_consistent)
     request = authorizer_pb2.IntrospectTokenRequest(secret=read_secret(secret_file), consistency=consistency)
     answer = server.call(server.authorizer.IntrospectToken, request)
     fields: list[tuple[str, output.Cell]] = [
@@ -115,7 +122,7 @@ def permissions(
 ) -> None:
     """List the permissions that the token with this secret has: on a project, or without --project on its account."""
     request = authorizer_pb2.ListPermissionsRequest(
-        consistency=_consistency(at_least_as_fresh, fully_consistent=fully_consistent)
+        consistency=consistency_of(at_least_as_fresh, fully_consistent=fully_consistent)
     )
     if project_id is not None:
         request.project_id = project_id
@@ -128,7 +135,25 @@ def permissions(
         output.note("None.")
 
 
-def _consistency(at_least_as_fresh: str, *, fully_consistent: bool) -> types_pb2.Consistency | None:
+def require_one_resource(project_id: str | None, account_id: str | None) -> None:
+    """Sees that a permission is asked about on exactly one resource.
+
+    Raises:
+        typer.BadParameter: on none or on both.
+    """
+    if (project_id is None) == (account_id is None):
+        raise typer.BadParameter(
+            "give one of --project (for a project-level permission) and --account (for an account-level one)",
+            param_hint="--project",
+        )
+
+
+def consistency_of(at_least_as_fresh: str, *, fully_consistent: bool) -> types_pb2.Consistency | None:
+    """How fresh the answer must be; None: nothing is demanded.
+
+    Raises:
+        typer.BadParameter: both are demanded.
+    """
     if at_least_as_fresh and fully_consistent:
         raise typer.BadParameter(
             "says how fresh the answer must be, and so does --at-least-as-fresh; give one of them",

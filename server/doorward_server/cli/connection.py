@@ -1,36 +1,54 @@
 """The way to a server: its address, the credential, a deadline; a failed call ends the command in words.
 
-The only module of the command line that knows grpc. A command is decorated with `calls_server` and gets a `Server`; the
-options that lead to it are added to its own. Nothing is connected before the first call. Design section 9.
+The command line stands on the client's `doorward.threads`, and only this module knows it. A command is decorated with
+`calls_server` and gets a `Server`; the options that lead to it are added to its own. Nothing is connected before the first
+call. Design section 9.
 """
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-import grpc
 import typer
 
 from doorward.core.secret import Secret
-from doorward.v1.account_admin_pb2_grpc import AccountAdminStub
-from doorward.v1.authorizer_pb2_grpc import AuthorizerStub
-from doorward.v1.system_admin_pb2_grpc import SystemAdminStub
-from doorward.v1.token_admin_pb2_grpc import TokenAdminStub
+from doorward.threads import (
+    AccountAdminClient,
+    AuthorizerClient,
+    DoorwardError,
+    SystemAdminClient,
+    TokenAdminClient,
+)
 from doorward_server import telemetry
 from doorward_server.cli.failure import FAILED, fail, quoted
-from doorward_server.cli.presented import read_credential
-from doorward_server.cli.rpc_errors import CallFailure, failure_of
-from doorward_server.cli.signatures import with_options
+from doorward_server.cli.presented import CREDENTIAL_VARIABLE, read_credential
+from doorward_server.cli.rpc_errors import CallFailure, failure_from
+from doorward_server.cli.signatures import option, with_options
+from doorward_server.cli.tls import TLS_OPTIONS, stands_for_operator, tls_of
 from doorward_server.settings import Listen
 
-__all__ = ["DEFAULT_ADDRESS", "Server", "calls_server"]
+if TYPE_CHECKING:
+    import grpc
+
+    from doorward.v1.account_admin_pb2_grpc import AccountAdminStub
+    from doorward.v1.authorizer_pb2_grpc import AuthorizerStub
+    from doorward.v1.system_admin_pb2_grpc import SystemAdminStub
+    from doorward.v1.token_admin_pb2_grpc import TokenAdminStub
+
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "Server",
+    "calls_server",
+    "calls_server_as_nobody",
+    "run_with_server",
+    "server_options",
+]
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
-# Room for a page of tokens with many grants each; the default of 4 MiB is what a server should take, not a reader.
-_LONGEST_ANSWER: Final = 64 * 1024 * 1024
 _PAGE: Final = 500
-_DETAILS_KEY: Final = "grpc-status-details-bin"
+OF_CREDENTIALS: Final = frozenset({"token_file", "data_dir"})
 
 P = ParamSpec("P")
 
@@ -53,18 +71,42 @@ PagedR = TypeVar("PagedR", bound=_Response)
 class Server:
     """A server, as one command calls it. `as_json`: whoever started the command wants its answer as JSON."""
 
-    def __init__(self, address: str, credential: Secret, timeout_s: float, *, as_json: bool) -> None:
+    def __init__(
+        self, address: str, credential: Secret | None, timeout_s: float, *, tls: Mapping[str, Any], as_json: bool
+    ) -> None:
         self.as_json = as_json
         self._address = address
-        self._credential = credential
-        self._timeout_s = timeout_s
-        # No proxy: it would see the credential, and an address on loopback means this machine.
-        options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", _LONGEST_ANSWER)]
-        self._channel = grpc.insecure_channel(address, options=options)
-        self.accounts: AccountAdminStub = AccountAdminStub(self._channel)
-        self.tokens: TokenAdminStub = TokenAdminStub(self._channel)
-        self.authorizer: AuthorizerStub = AuthorizerStub(self._channel)
-        self.system: SystemAdminStub = SystemAdminStub(self._channel)
+        how: dict[str, Any] = {
+            "credential": None if credential is None else credential.reveal(),
+            "timeout": timeout_s,
+            "insecure": True,  # `_target` has judged the address
+            "balanced": False,  # people ask one server, and want its own word
+            **tls,
+        }
+        self._accounts = AccountAdminClient(address, **how)
+        self._tokens = TokenAdminClient(address, **how)
+        self._authorizer = AuthorizerClient(address, **how)
+        self._system = SystemAdminClient(address, **how)
+
+    @property
+    def accounts(self) -> "AccountAdminStub":
+        """AccountAdmin's methods, for `call`."""
+        return self._accounts.stub
+
+    @property
+    def tokens(self) -> "TokenAdminStub":
+        """TokenAdmin's methods, for `call`."""
+        return self._tokens.stub
+
+    @property
+    def authorizer(self) -> "AuthorizerStub":
+        """Authorizer's methods, for `call`."""
+        return self._authorizer.stub
+
+    @property
+    def system(self) -> "SystemAdminStub":
+        """SystemAdmin's methods, for `call`."""
+        return self._system.stub
 
     def call(self, method: "grpc.UnaryUnaryMultiCallable[Q, R]", request: Q) -> R:
         """The answer.
@@ -72,13 +114,19 @@ class Server:
         Raises:
             typer.Exit: the call failed; why, and what to do, was said.
         """
-        metadata = (("authorization", f"Bearer {self._credential.reveal()}"),)
+        answer = self.attempt(method, request)
+        if isinstance(answer, CallFailure):
+            self._give_up(answer)
+            raise typer.Exit(FAILED)
+        return answer
+
+    def attempt(self, method: "grpc.UnaryUnaryMultiCallable[Q, R]", request: Q) -> R | CallFailure:
+        """The answer, or why there is none; for a command that goes on all the same."""
         try:
-            return method(request, timeout=self._timeout_s, metadata=metadata)
-        except grpc.RpcError as error:
-            failure = _failure_of(error, self._address)
-        self._give_up(failure)
-        raise typer.Exit(FAILED)
+            # Every client calls alike: which channel it is, the method knows.
+            return self._tokens.call(method, request)
+        except DoorwardError as error:
+            return failure_from(error, self._address, getattr(request, "request_id", ""))
 
     def call_paged(
         self, method: "grpc.UnaryUnaryMultiCallable[PagedQ, PagedR]", request: PagedQ, items: str, limit: int
@@ -102,8 +150,9 @@ class Server:
         return found
 
     def close(self) -> None:
-        """Ends the connection, if there is one."""
-        self._channel.close()
+        """Ends the connections, if there are any."""
+        for client in (self._accounts, self._tokens, self._authorizer, self._system):
+            client.close()
 
     def _give_up(self, failure: CallFailure) -> None:
         if not self.as_json:
@@ -113,20 +162,45 @@ class Server:
 
 def calls_server(command: Callable[Concatenate[Server, P], None]) -> Callable[..., None]:
     """Adds the options that lead to a server, and hands the command the `Server` in place of them."""
-    return with_options(command, _OPTIONS, _run)
+    return with_options(command, _OPTIONS, run_with_server)
 
 
-def _run(command: Callable[..., None], options: Mapping[str, Any]) -> None:
-    address = _target(options["address"], insecure=options["insecure"])
-    credential = read_credential(options["token_file"], options["data_dir"])
-    server = Server(address, credential, options["timeout"], as_json=options["json"])
+def calls_server_as_nobody(command: Callable[Concatenate[Server, P], None]) -> Callable[..., None]:
+    """The same for a call that needs no credential: none is looked for, and none is sent."""
+    options = [option for option in _OPTIONS if option.name not in OF_CREDENTIALS]
+    return with_options(command, options, _run_as_nobody)
+
+
+def server_options() -> tuple[inspect.Parameter, ...]:
+    """The options that lead to a server, for a command that may also work without one."""
+    return _OPTIONS
+
+
+def run_with_server(command: Callable[[Server], None], options: Mapping[str, Any]) -> None:
+    """Runs `command` with the server that the values of these options lead to."""
+    tls = tls_of(options)
+    address = _target(options["address"], may_leave=options["insecure"] or bool(tls))
+    # A certificate that stands for an operator needs no credential beside it, unless one is named.
+    is_named = options["token_file"] is not None or bool(os.environ.get(CREDENTIAL_VARIABLE, "").strip())
+    needs_none = not is_named and stands_for_operator(tls)
+    credential = None if needs_none else read_credential(options["token_file"], options["data_dir"])
+    _run(command, Server(address, credential, options["timeout"], tls=tls, as_json=options["json"]))
+
+
+def _run_as_nobody(command: Callable[[Server], None], options: Mapping[str, Any]) -> None:
+    tls = tls_of(options)
+    address = _target(options["address"], may_leave=options["insecure"] or bool(tls))
+    _run(command, Server(address, None, options["timeout"], tls=tls, as_json=options["json"]))
+
+
+def _run(command: Callable[[Server], None], server: Server) -> None:
     try:
         command(server)
     finally:
         server.close()
 
 
-def _target(text: str, *, insecure: bool) -> str:
+def _target(text: str, *, may_leave: bool) -> str:
     try:
         address = Listen(text)
     except ValueError:
@@ -136,35 +210,17 @@ def _target(text: str, *, insecure: bool) -> str:
         ) from None
     if not address.text.startswith("unix:") and address.port == 0:
         raise typer.BadParameter(f"{quoted(text)}: nobody listens on port 0", param_hint="--address")
-    if not address.is_local and not insecure:
+    if not address.is_local and not may_leave:
         raise typer.BadParameter(
-            f"{quoted(text)} is another machine, and the credential would cross the network in the clear; use a tunnel to "
-            "it, or say --insecure",
+            f"{quoted(text)} is another machine, and the credential would cross the network in the clear; say --tls-ca "
+            "or --tls, use a tunnel to it, or say --insecure",
             param_hint="--address",
         )
     return text
 
 
-def _failure_of(error: grpc.RpcError, address: str) -> CallFailure:
-    call: Any = error  # what the channel raises is a grpc.Call too; its type does not say so
-    details = None
-    for key, value in call.trailing_metadata() or ():
-        if key == _DETAILS_KEY:
-            details = value
-    return failure_of(call.code().name, call.details() or "", address, details)
-
-
-def _option(name: str, annotation: Any, default: object, *declarations: str, **described: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[annotation, typer.Option(*declarations, **described)],
-    )
-
-
 _OPTIONS: Final = (
-    _option(
+    option(
         "address",
         str,
         DEFAULT_ADDRESS,
@@ -172,14 +228,14 @@ _OPTIONS: Final = (
         envvar="DOORWARD_ADDRESS",
         help="Where the server listens.",
     ),
-    _option(
+    option(
         "token_file",
         Path | None,
         None,
         metavar="FILE",
         help="File that holds the credential to call with. Else DOORWARD_TOKEN, else DIR/operator.token.",
     ),
-    _option(
+    option(
         "data_dir",
         Path,
         Path("doorward-data"),
@@ -187,8 +243,8 @@ _OPTIONS: Final = (
         envvar="DOORWARD_DATA_DIR",
         help="The server's data directory, for its first credential.",
     ),
-    _option("timeout", float, 10.0, metavar="SECONDS", min=0.1, max=3600.0, help="How long each call may take."),
-    _option(
+    option("timeout", float, 10.0, metavar="SECONDS", min=0.1, max=3600.0, help="How long each call may take."),
+    option(
         "insecure",
         bool,
         False,
@@ -196,5 +252,6 @@ _OPTIONS: Final = (
         envvar="DOORWARD_INSECURE",
         help="Call another machine without TLS. The credential then crosses the network in the clear.",
     ),
-    _option("json", bool, False, "--json", help="Print the answer as JSON, with the contract's field names."),
+    *TLS_OPTIONS,
+    option("json", bool, False, "--json", help="Print the answer as JSON, with the contract's field names."),
 )

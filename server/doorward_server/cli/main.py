@@ -1,7 +1,7 @@
 """The entry point `doorward`: puts the commands together, and sees to it that no traceback reaches a user.
 
 What an option's own noun is comes as an argument (`token show TOKEN_ID`), everything else as an option (`--account acme`).
-Exit codes: 0 done, 1 only for a denied `check`, 2 for every error. Design section 9.
+Exit codes: 0 done, 1 only for a denied `check` or `explain` and a broken audit, 2 for every error. Design section 9.
 """
 
 import importlib.metadata
@@ -17,9 +17,13 @@ import typer
 
 from doorward_server.cli import (
     account,
+    audit,
+    audit_replay,
     catalog,
+    catalog_changes,
     check,
     db,
+    explain,
     operator,
     pepper,
     project,
@@ -27,6 +31,11 @@ from doorward_server.cli import (
     replicas,
     serve,
     token,
+    token_changes,
+    token_ends,
+    token_lists,
+    token_permissions,
+    token_self,
 )
 from doorward_server.cli.failure import FAILED
 
@@ -57,7 +66,7 @@ def group(
 ) -> None:
     """Doorward, an authorization service for service account tokens.
 
-    serve, db, pepper and operator work on this machine; every other command calls a running server.
+    serve, db, pepper, operator create --direct and audit verify | export work on this machine; the others call a server.
     """
 
 
@@ -65,9 +74,18 @@ serve.add_to(app)
 app.add_typer(account.app, name="account")
 app.add_typer(project.app, name="project")
 app.add_typer(token.app, name="token")
+token_lists.add_to(token.app)
+token_permissions.add_to(token.app)
+token_changes.add_to(token.app)
+token_ends.add_to(token.app)
+token_self.add_to(token.app)
 check.add_to(app)
+explain.add_to(app)
 app.add_typer(catalog.app, name="catalog")
+catalog_changes.add_to(catalog.app)
 app.add_typer(operator.app, name="operator")
+app.add_typer(audit.app, name="audit")
+audit_replay.add_to(audit.app)
 replicas.add_to(app)
 propagation.add_to(app)
 app.add_typer(db.app, name="db")

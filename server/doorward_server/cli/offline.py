@@ -1,4 +1,4 @@
-"""What works on the database without a server: migrations, a new epoch, the retiring of a pepper key, a direct operator.
+"""What works on the database without a server: migrations, a new epoch, the audit, pepper keys, a direct operator.
 
 The database is the one that --database-url names; else the data directory's own PostgreSQL: a running server's, or, where
 none runs, one that is started for the moment. What is wrong with it is said in words. Imported by the commands that need
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from doorward.clock import SystemClock
@@ -20,8 +21,11 @@ from doorward_server.embedded.errors import EmbeddedUnavailable
 from doorward_server.embedded.postgres import EmbeddedPostgres
 from doorward_server.errors import Refused
 from doorward_server.replica.timing import Timing
+from doorward_server.service.audit_chain import ChainBroken, verify
+from doorward_server.service.audit_export import exported, replays
 from doorward_server.service.epochs import begin_new_epoch
 from doorward_server.service.operators import create_operators, new_operator
+from doorward_server.service.pepper_loss import KeyUnknown, declare_lost
 from doorward_server.start import StartRefused, open_database, open_ring
 from doorward_server.storage import migrate, peppers
 from doorward_server.storage.failures import DatabaseUnusable, StatementRefused
@@ -32,11 +36,21 @@ if TYPE_CHECKING:
 
     from doorward.core.secret import Secret
     from doorward_server.model import OperatorRole
+    from doorward_server.service.audit_chain import Noted, Verified
+    from doorward_server.service.audit_export import Since
     from doorward_server.service.epochs import EpochBegun
     from doorward_server.settings import Settings
     from doorward_server.storage.epochs import Departed
 
-__all__ = ["create_operator", "forget_pepper_key", "migrate_schema", "new_epoch"]
+__all__ = [
+    "create_operator",
+    "declare_pepper_lost",
+    "export_audit",
+    "forget_pepper_key",
+    "migrate_schema",
+    "new_epoch",
+    "verify_audit",
+]
 
 T = TypeVar("T")
 
@@ -94,6 +108,24 @@ def forget_pepper_key(settings: Settings, key_id: str) -> peppers.Dependents:
     return _run(operation())
 
 
+def declare_pepper_lost(settings: Settings, key_id: str) -> peppers.Dependents:
+    """Lets servers start without the key; what depends on it.
+
+    Raises:
+        typer.Exit: it could not be done; why was said.
+    """
+
+    async def operation() -> peppers.Dependents:
+        async with _opened_database(settings) as database:
+            try:
+                return await declare_lost(database, key_id)
+            except KeyUnknown as unknown:
+                known = ", ".join(unknown.known) or "none"
+                fail(f"the database knows no pepper key of this id; it knows: {known}. Nothing was changed")
+
+    return _run(operation())
+
+
 def create_operator(settings: Settings, role: OperatorRole, display_name: str) -> Secret:
     """Makes an operator, in a deployment that is begun where there is none; its secret.
 
@@ -111,6 +143,41 @@ def create_operator(settings: Settings, role: OperatorRole, display_name: str) -
             finally:
                 await database.close()
             return new.secret
+
+    return _run(operation())
+
+
+def verify_audit(settings: Settings, noted: Noted | None) -> Verified | ChainBroken:
+    """Walks along the audit's chain: it holds, or where it does not.
+
+    Raises:
+        typer.Exit: it could not be done; why was said.
+    """
+
+    async def operation() -> Verified | ChainBroken:
+        async with _opened_database(settings) as database:
+            try:
+                return await verify(database, noted)
+            except ChainBroken as broken:
+                return broken
+
+    return _run(operation())
+
+
+def export_audit(settings: Settings, since: Since, *, revocations: bool, write: Callable[[str], None]) -> int:
+    """Hands the audit since then to `write`, line by line, or what must be done again after a restore; how many lines.
+
+    Raises:
+        typer.Exit: it could not be done; why was said.
+    """
+
+    async def operation() -> int:
+        count = 0
+        async with _opened_database(settings) as database:
+            async for line in replays(database, since) if revocations else exported(database, since):
+                write(f"{json.dumps(line)}\n")
+                count += 1
+        return count
 
     return _run(operation())
 

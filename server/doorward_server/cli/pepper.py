@@ -1,4 +1,4 @@
-"""`doorward pepper add | activate | retire | list`: the pepper keys' file, without a server (design section 4).
+"""`doorward pepper add | activate | retire | declare-lost | list`: the pepper keys' file, without a server (design section 4).
 
 To change the key: `add` one, give the file to every server and restart them; `activate` it and do the same again. From
 then on each digest moves to the new key when its secret is presented. `retire` the old one when none is left under it.
@@ -67,6 +67,34 @@ def retire(settings: Settings, key_id: KeyId) -> None:
     with _telling_failures():
         pepper.retire(path, key_id)
     output.say(f"Retired the key {key_id}: {path} no longer has it. Give the file to every server, and restart them.")
+
+
+@app.command("declare-lost", short_help="Go on without a key that is lost for good.")
+@takes_settings("data_dir", "pepper_file", "database_url", "database_pooler", "accept_failover_loss")
+def declare_lost(settings: Settings, key_id: KeyId) -> None:
+    """Go on without a key that is lost for good: no server insists on it any more. Makes a new file where there is none.
+
+    First look for a copy: on another server, in a backup. Without the key every secret whose digest was made under it
+    is proved by bcrypt the next time it is presented, once, some twenty a second; until then its checks wait, and those
+    beyond the queue are refused. Nothing is revoked, and no secret changes. Refused while the file has the key.
+    """
+    from doorward_server.cli.offline import declare_pepper_lost  # noqa: PLC0415 - a client command need not load it
+
+    path = settings.pepper_path
+    with _telling_failures():
+        if path.exists() and key_id in pepper.load(path).key_ids:
+            fail(
+                f"the key {key_id} is not lost: {path} has it. A key that nothing depends on is retired, not declared lost"
+            )
+        if not path.exists():
+            # Before the database lets go of the key: whatever happens in between, no server starts with the wrong keys.
+            output.say(f"Made {path} with the key {pepper.create(path).current_id}, which is current.")
+    dependents = declare_pepper_lost(settings, key_id)
+    output.say(
+        f"The key {key_id} counts as lost. Proved by bcrypt when they are presented next: {dependents.token_secrets} secrets "
+        f"of tokens, {dependents.operators} of operators.",
+        f"Give {path} to every server, and restart them.",
+    )
 
 
 @app.command("list", short_help="List the keys by id.")

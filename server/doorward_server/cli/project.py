@@ -1,4 +1,4 @@
-"""`doorward project put | list`: what project-level permissions are about."""
+"""`doorward project put | list | delete`: what project-level permissions are about."""
 
 from typing import Annotated
 
@@ -55,3 +55,32 @@ def list_(server: Server, account_id: OfAccount, limit: Limit = 100) -> None:
     ]
     columns = ("PROJECT", "NAME", "CREATED")
     output.show_list(answer, columns, rows, "The account has no project.", as_json=server.as_json)
+
+
+@app.command("delete", short_help="Delete a project, and take it out of every grant.")
+@calls_server
+def delete(
+    server: Server,
+    project_id: Annotated[str, typer.Argument(metavar="PROJECT_ID", help="For example warehouse.")],
+    account_id: OfAccount,
+    validate_only: ValidateOnly = False,
+) -> None:
+    """Delete the project: when this returns, every check about it is denied, and no grant names it any more.
+
+    A grant that named no other project goes; a token left with no grant stays, and may do nothing. The id may be put again,
+    by any account, and no grant remembers it.
+    """
+    request = account_admin_pb2.DeleteProjectRequest(
+        account_id=account_id, project_id=project_id, validate_only=validate_only
+    )
+    answer = server.call(server.accounts.DeleteProject, request)
+    shown = output.details(
+        [
+            ("Project", answer.project.project_id),
+            ("Account", answer.project.account_id),
+            ("Name", output.shown(answer.project.display_name)),
+            ("Grants changed", str(answer.grants_changed)),
+            ("Grants removed", str(answer.grants_removed)),
+        ]
+    )
+    output.show(answer, shown, "", wording.reached(answer, answer.propagation), as_json=server.as_json)

@@ -1,20 +1,18 @@
 """What a failed call said, in words: code, reason, every bad field, and what to do (design section 3, Errors).
 
-From plain values, no grpc type. `connection.py` calls it for every call that failed.
+From the client's exceptions. `connection.py` calls it for every call that failed.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+if TYPE_CHECKING:
+    from doorward.errors import DoorwardError
 
-__all__ = ["CallFailure", "failure_of"]
-
-DOMAIN: Final = "doorward"
+__all__ = ["CallFailure", "failure_from"]
 
 # By reason; the braces are keys of the error's metadata.
 ADVICE: Final[dict[str, str]] = {
@@ -41,6 +39,7 @@ ADVICE: Final[dict[str, str]] = {
     "REVISION_NOT_REACHED": "Ask again with a longer --timeout.",
     "SHUTTING_DOWN": "Nothing was done. Repeat the command in a moment, or at another replica with --address.",
     "DEADLINE_TOO_SHORT": "Nothing was done. Repeat the command with a longer --timeout.",
+    "COMMIT_NOT_AWAITED": "The change may still happen: look first, then repeat the command with a longer --timeout if not.",
     "NOT_IMPLEMENTED": "This version of the server does not offer it yet.",
     "METHOD_UNKNOWN": "Use a doorward command of the server's own version.",
     "INTERNAL": "A change may or may not have happened: look first. Report it with the request id {request_id}.",
@@ -59,6 +58,10 @@ ADVICE_WITHOUT_REASON: Final[dict[str, str]] = {
 }
 
 
+# With these nobody can tell whether a secret was made that its caller has not seen.
+_MAYBE_DONE: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "CANCELLED", "UNKNOWN"})
+
+
 class _Known(dict[str, str]):
     """Metadata for a sentence; what is missing stays a placeholder."""
 
@@ -70,7 +73,7 @@ class _Known(dict[str, str]):
 class CallFailure:
     """A failed call: the code by name, the message, and of our own statuses reason, metadata and every bad field.
 
-    `violations`: field, description and reason of each.
+    `violations`: field, description and reason of each. `request_id`: what a repeat is known by, if the request had one.
     """
 
     code: str
@@ -79,6 +82,7 @@ class CallFailure:
     reason: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     violations: tuple[tuple[str, str, str], ...] = ()
+    request_id: str = ""
 
     @property
     def advice(self) -> str:
@@ -97,40 +101,36 @@ class CallFailure:
             lines.append(f"  {field}: {description}{f' ({why})' if why else ''}")
         if self.advice:
             lines.append(self.advice)
+        if self.request_id and self.code in _MAYBE_DONE:
+            lines.append(
+                f"Whether it was done or not: repeat the command within 10 minutes with --request-id {self.request_id}, and "
+                "it is done once and you get the secret."
+            )
         return "\n".join(lines)
 
     def as_json(self) -> str:
         """For programs: one JSON object."""
         fields = ("field", "description", "reason")
-        error = {
+        error: dict[str, object] = {
             "code": self.code,
             "reason": self.reason,
             "message": self.message,
             "metadata": dict(self.metadata),
             "violations": [dict(zip(fields, violation, strict=True)) for violation in self.violations],
         }
+        if self.request_id:
+            error["request_id"] = self.request_id
         return json.dumps({"error": error}, indent=2)
 
 
-def failure_of(code: str, message: str, address: str, details: bytes | None) -> CallFailure:
-    """What a status says. `details`: the bytes of a google.rpc.Status, as the trailing metadata has them."""
-    status = status_pb2.Status()
-    try:
-        status.ParseFromString(details or b"")
-    except DecodeError:
-        status.Clear()  # whoever answered is none of ours; code and message are all that it said
-    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in status.details:
-        for wanted in (info, bad_request):
-            if detail.Is(wanted.DESCRIPTOR):
-                detail.Unpack(wanted)
-    if info.domain != DOMAIN:
-        info.Clear()
+def failure_from(error: DoorwardError, address: str, request_id: str = "") -> CallFailure:
+    """What a failed call says. `request_id`: the one that its request had."""
     return CallFailure(
-        code,
-        message,
+        error.code.name,
+        error.status.message,
         address,
-        info.reason,
-        tuple(sorted(info.metadata.items())),
-        tuple((found.field, found.description, found.reason) for found in bad_request.field_violations),
+        error.reason,
+        tuple(sorted(error.metadata.items())),
+        tuple((bad.field, bad.description, bad.reason) for bad in error.violations),
+        request_id,
     )

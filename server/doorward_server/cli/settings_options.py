@@ -21,7 +21,7 @@ from doorward_server.cli.failure import fail, quoted
 from doorward_server.cli.signatures import with_options
 from doorward_server.settings import Settings
 
-__all__ = ["SettingOption", "read_settings", "setting_options", "takes_settings"]
+__all__ = ["SettingOption", "parameters_of", "read_settings", "setting_options", "takes_settings"]
 
 P = ParamSpec("P")
 
@@ -86,6 +86,11 @@ def takes_settings(
         return with_options(command, [_parameter(option) for option in chosen], run)
 
     return decorate
+
+
+def parameters_of(*names: str) -> tuple[inspect.Parameter, ...]:
+    """The settings with these names as options, for a command that may also work without them."""
+    return tuple(_parameter(option) for option in setting_options() if option.name in names)
 
 
 def read_settings(given: Mapping[str, object], filled_in: Mapping[str, object]) -> Settings:

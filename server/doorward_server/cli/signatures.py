@@ -7,9 +7,21 @@ options that lead to a server) and `settings_options.py` (the settings).
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-__all__ = ["with_options"]
+import typer
+
+__all__ = ["option", "with_options"]
+
+
+def option(name: str, annotation: Any, default: object, *declarations: str, **described: Any) -> inspect.Parameter:
+    """One option, for `with_options`."""
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[annotation, typer.Option(*declarations, **described)],
+    )
 
 
 def with_options(

@@ -1,9 +1,8 @@
-"""`doorward token issue | show | list | revoke | permission-sets`: a token's life, as an administrator sees it.
+"""`doorward token issue | show | permission-sets`: a token's life, as an administrator sees it.
 
 `issue` is the one command that prints a token's secret, once.
 """
 
-import enum
 from typing import Annotated
 
 import typer
@@ -17,30 +16,23 @@ from doorward_server.cli.values import (
     Label,
     Limit,
     OfAccount,
+    RepeatedId,
     ValidateOnly,
     labels_of,
     parse_duration,
     parse_grant,
     parse_label,
     parse_time,
+    request_id_of,
 )
 
-__all__ = ["app"]
+__all__ = ["app", "details_of"]
 
-app = typer.Typer(no_args_is_help=True, help="Service tokens: issue, show, list, revoke.")
+app = typer.Typer(no_args_is_help=True, help="Service tokens: issue, show, list, update, rotate, revoke.")
 
 TokenId = Annotated[
     str, typer.Argument(metavar="TOKEN_ID", help="The token's public id, 16 characters; not its secret.")
 ]
-
-
-class State(enum.StrEnum):
-    """The states that a list can be narrowed to."""
-
-    ACTIVE = "active"
-    DISABLED = "disabled"
-    EXPIRED = "expired"
-    REVOKED = "revoked"
 
 
 @app.command("issue", short_help="Issue a token, and print its secret once.")
@@ -75,6 +67,7 @@ def issue(
         bool, typer.Option("--allow-self-rotation", help="It may rotate its own secret.")
     ] = False,
     secret_file: SecretFile = None,
+    request_id: RepeatedId = "",
     validate_only: ValidateOnly = False,
 ) -> None:
     """Issue a token, and print its secret: the only time that it is seen.
@@ -94,6 +87,7 @@ def issue(
         ttl=ttl,
         expire_time=expire_time,
         allow_self_rotation=allow_self_rotation,
+        request_id=request_id_of(request_id, validate_only=validate_only),
         validate_only=validate_only,
     )
     secret_parts: tuple[str, ...] = ()
@@ -104,7 +98,7 @@ def issue(
         if file is not None:
             answer.ClearField("secret")
     reached = wording.reached(answer, answer.propagation)
-    output.show(answer, *secret_parts, _details(answer.token), "", reached, as_json=server.as_json)
+    output.show(answer, *secret_parts, details_of(answer.token), "", reached, as_json=server.as_json)
 
 
 @app.command("show", short_help="Show one token.")
@@ -112,55 +106,7 @@ def issue(
 def show(server: Server, token_id: TokenId) -> None:
     """Show one token, a revoked one too: its state, grants, expiry and last use. Never its secret."""
     answer = server.call(server.tokens.GetToken, token_admin_pb2.GetTokenRequest(token_id=token_id))
-    output.show(answer, _details(answer.token), as_json=server.as_json)
-
-
-@app.command("list", short_help="List an account's tokens.")
-@calls_server
-def list_(
-    server: Server,
-    account_id: OfAccount,
-    state: Annotated[
-        State | None, typer.Option(metavar="active|disabled|expired|revoked", help="Only tokens in this state.")
-    ] = None,
-    limit: Limit = 100,
-) -> None:
-    """List the account's tokens, newest first; revoked ones too, unless --state says otherwise."""
-    wanted = types_pb2.TOKEN_STATE_UNSPECIFIED
-    if state is not None:
-        wanted = types_pb2.TokenState.Value(f"TOKEN_STATE_{state.name}")
-    request = token_admin_pb2.ListTokensRequest(account_id=account_id, state=wanted)
-    answer = server.call_paged(server.tokens.ListTokens, request, "tokens", limit)
-    rows = [
-        (
-            token.token_id,
-            output.shown(token.display_name),
-            wording.token_state(token.state),
-            wording.grants_in_short(token.grants),
-            wording.time(token, "expire_time", "never"),
-            wording.time(token, "last_used_time", "never"),
-        )
-        for token in answer.tokens
-    ]
-    columns = ("TOKEN", "NAME", "STATE", "GRANTS", "EXPIRES", "LAST USED")
-    output.show_list(answer, columns, rows, "No token matches.", as_json=server.as_json)
-
-
-@app.command("revoke", short_help="Revoke a token, for good.")
-@calls_server
-def revoke(
-    server: Server,
-    token_id: TokenId,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for people and the audit log.")] = "",
-) -> None:
-    """Revoke a token, for good: when this returns, nobody anywhere says yes to a check of it that begins from then on.
-
-    A repeat succeeds, keeps the first time and reason, and waits again.
-    """
-    request = token_admin_pb2.RevokeTokenRequest(token_id=token_id, reason=reason)
-    answer = server.call(server.tokens.RevokeToken, request)
-    reached = wording.reached(answer, answer.propagation)
-    output.show(answer, _details(answer.token), "", reached, as_json=server.as_json)
+    output.show(answer, details_of(answer.token), as_json=server.as_json)
 
 
 @app.command("permission-sets", short_help="List what can be granted.")
@@ -185,7 +131,8 @@ def permission_sets(server: Server, account_id: OfAccount, limit: Limit = 0) -> 
     output.show_list(answer, columns, rows, "The catalog has no permission set.", as_json=server.as_json)
 
 
-def _details(token: types_pb2.ServiceToken) -> output.Table:
+def details_of(token: types_pb2.ServiceToken) -> output.Table:
+    """A token's record, a line for each field."""
     fields: list[tuple[str, output.Cell]] = [
         ("Token", token.token_id or "none yet"),
         ("Name", output.shown(token.display_name)),
@@ -197,6 +144,7 @@ def _details(token: types_pb2.ServiceToken) -> output.Table:
         ("Created", wording.time(token, "create_time")),
         ("Created by", token.created_by),
         ("Updated", wording.time(token, "update_time")),
+        ("Etag", output.shown(token.etag) or "none yet"),
     ]
     if token.HasField("revoke_time"):
         fields.append(("Revoked", wording.time(token, "revoke_time")))

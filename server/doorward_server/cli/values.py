@@ -5,6 +5,7 @@ named and what would be right. What only the server can judge (names, limits) is
 """
 
 import re
+import uuid
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Final, NamedTuple
@@ -19,12 +20,14 @@ __all__ = [
     "Label",
     "Limit",
     "OfAccount",
+    "RepeatedId",
     "ValidateOnly",
     "labels_of",
     "parse_duration",
     "parse_grant",
     "parse_label",
     "parse_time",
+    "request_id_of",
 ]
 
 
@@ -39,6 +42,15 @@ OfAccount = Annotated[str, typer.Option("--account", metavar="ACCOUNT_ID", help=
 Limit = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="List at most this many; 0: all of them.")]
 ValidateOnly = Annotated[
     bool, typer.Option("--validate-only", help="Only check that it could be done; nothing is written.")
+]
+RepeatedId = Annotated[
+    str,
+    typer.Option(
+        "--request-id",
+        metavar="UUID",
+        help="Of a command whose answer was lost: repeated with the same id within 10 minutes it gets the same secret. "
+        "Without it the command takes a random one.",
+    ),
 ]
 
 _SECONDS_OF: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -114,3 +126,8 @@ def labels_of(labels: Iterable[Label]) -> dict[str, str]:
             )
         found[key] = value
     return found
+
+
+def request_id_of(given: str, *, validate_only: bool) -> str:
+    """The id that a command's request goes by: the one that was given, else a new one; none where nothing is done."""
+    return given or ("" if validate_only else str(uuid.uuid4()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from doorward.v1 import types_pb2
+from doorward.v1 import authorizer_pb2, types_pb2
 from doorward_server.cli.output import shown, styled
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ __all__ = [
     "account_state",
     "denial",
     "grant_lines",
+    "grant_part",
     "grants_in_short",
     "labels",
+    "operator_role",
     "propagation",
     "reached",
     "span",
@@ -50,6 +52,15 @@ _DENIALS: Final = {
     "PERMISSION_NOT_GRANTED": "no active grant of the token holds the permission",
 }
 
+_PARTS: Final = {
+    "ALLOWS": "gives the permission here",
+    "SUSPENDED": "would give it, but the account's plan does not cover its set",
+    "NEEDS_ALL_PROJECTS": "its set holds the permission, which only a grant on all projects gives",
+    "OTHER_PROJECTS": "its set holds the permission, but it is on other projects",
+    "NOT_HELD": "its set does not hold the permission",
+    "RESOURCE_NOT_IN_ACCOUNT": "no grant counts: the account or project is not the token's account's",
+}
+
 
 def _name(enum: EnumDescriptor, number: int, prefix: str) -> str:
     value = enum.values_by_number.get(number)
@@ -68,10 +79,21 @@ def account_state(state: int) -> Text:
     return styled(name, _STYLES.get(name, ""))
 
 
+def operator_role(role: int) -> str:
+    """admin, auditor or caller, as `--role` takes it."""
+    return _name(types_pb2.OperatorRole.DESCRIPTOR, role, "OPERATOR_ROLE_").lower()
+
+
 def denial(reason: int) -> str:
     """A DenyReason and what it means."""
     name = _name(types_pb2.DenyReason.DESCRIPTOR, reason, "DENY_REASON_")
     return f"{name}: {_DENIALS[name]}" if name in _DENIALS else name
+
+
+def grant_part(part: int) -> str:
+    """A GrantPart and what it means."""
+    name = _name(authorizer_pb2.GrantPart.DESCRIPTOR, part, "GRANT_PART_")
+    return f"{name}: {_PARTS[name]}" if name in _PARTS else name
 
 
 def time(message: Message, field: str, absent: str = "") -> str:

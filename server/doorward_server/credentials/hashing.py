@@ -111,6 +111,11 @@ class Hasher:
         self._wake = asyncio.Event()
         self._closed = False
 
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How many wait for the thread: to be hashed (issue), and to be compared (verify)."""
+        return {"issue": len(self._issues), "verify": len(self._verifications)}
+
     async def run(self) -> None:
         """Serves both queues, issues first, until `close` or cancellation; whoever waits then is refused."""
         try:

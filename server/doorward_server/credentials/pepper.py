@@ -4,8 +4,8 @@ The file has one statement a line, `key <id> <32 bytes in base64>` or `current <
 with `#` are kept as they are. A ring is one reading of it, and no `repr`, exception or traceback shows a key. Digests
 need no further separation: the text of every secret begins with the prefix of its kind.
 
-`app.py` loads or creates the file, `recognition` and the use cases take digests, `doorward pepper …` edits. Whether
-digests still depend on a key only the database knows: whoever calls `retire` asks there first.
+`app.py` loads or creates the file, `recognition` and the use cases take digests, `sealing` derives keys, `doorward pepper
+…` edits. Whether digests still depend on a key only the database knows: whoever calls `retire` asks there first.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from doorward_server.credentials import pepper_file
 from doorward_server.credentials.pepper_file import Content, PepperInvalid
@@ -30,6 +33,7 @@ __all__ = ["KEY_BYTES", "PepperInvalid", "PepperRing", "activate", "add", "creat
 KEY_BYTES: Final = 32
 _KEY_ID: Final = re.compile(r"[a-z0-9_]{1,32}")
 _FINGERPRINT_LABEL: Final = b"doorward pepper fingerprint"  # no secret's text: those begin with their prefix
+_DERIVATION_LABEL: Final = b"doorward pepper derivation"
 _HEADER: Final = (
     "# Doorward's pepper keys. Whoever has this file and the database can test guesses of a secret; whoever has only",
     "# one of them cannot. Keep a copy apart from the database's: without its key a digest is useless.",
@@ -65,6 +69,17 @@ class PepperRing:
         if key_id not in self._keys:
             return None
         return hmac.digest(self._keys[key_id], _as_bytes(text), "sha256")
+
+    def derive(self, key_id: str, info: bytes) -> bytes | None:
+        """32 bytes by HKDF-SHA256 (RFC 5869) from that key and `info`; None if the file has none of this id.
+
+        For keys of other uses, apart from each other and from every digest. Whoever knows the pepper key but not `info`
+        knows nothing of them.
+        """
+        if key_id not in self._keys:
+            return None
+        hkdf = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=_DERIVATION_LABEL, info=info)
+        return hkdf.derive(self._keys[key_id])
 
     def fingerprints(self) -> dict[str, str]:
         """For each key id 64 hex digits that tell keys apart and nothing of the key: what `state` keeps."""

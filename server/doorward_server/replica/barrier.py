@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from doorward.core.revision import Revision
     from doorward_server.model import ReplicaRow
-    from doorward_server.replica.timing import Timing
+    from doorward_server.replica.timing import Signal, Timing
     from doorward_server.storage.pool import Database
 
 __all__ = ["Barrier", "Outcome"]
@@ -103,6 +103,10 @@ class Barrier:
                 "change went; call again with a later one",
             )
 
+    async def until_late(self, until_ns: int, ended: Signal) -> None:
+        """Returns when a caller with this deadline must be answered, or at the next wake of `ended`."""
+        await self._timing.sleep_until_or(until_ns - TIP_NS, ended)
+
     async def passed(
         self,
         revision: Revision,
@@ -143,7 +147,8 @@ class Barrier:
             if not wait.waiting:
                 break
             if until_ns is not None and self._timing.now_ns() >= until_ns - TIP_NS:
-                until_ns = self._late(revision, on_late)
+                self._late(revision, on_late)
+                until_ns = None
             await self._pause(wait, polls, until_ns)
             polls += 1
             await self._look(wait, revision, nonce, until_ns)
@@ -168,17 +173,20 @@ class Barrier:
             log.warning("replica_not_pruned", reason=refused.reason)
 
     @staticmethod
-    def _late(revision: Revision, on_late: Callable[[DeadlineExceeded], None] | None) -> None:
-        metrics.BARRIERS.labels("deadline").inc()
-        late = DeadlineExceeded(
+    def not_awaited(revision: Revision) -> DeadlineExceeded:
+        """What a caller is told whose deadline is near: PROPAGATION_NOT_AWAITED, the change stands."""
+        return DeadlineExceeded(
             "PROPAGATION_NOT_AWAITED",
             f"the change is committed at revision {revision}, but some replica has not confirmed it yet; "
             "call AwaitPropagation with this revision, or repeat the call",
             metadata={"revision": str(revision)},
         )
+
+    def _late(self, revision: Revision, on_late: Callable[[DeadlineExceeded], None] | None) -> None:
+        metrics.BARRIERS.labels("deadline").inc()
         if on_late is None:
-            raise late
-        on_late(late)
+            raise self.not_awaited(revision)
+        on_late(self.not_awaited(revision))
 
     async def _pause(self, wait: _Wait, polls: int, until_ns: int | None) -> None:
         next_ns = min(self._timing.now_ns() + POLLS_NS[min(polls, len(POLLS_NS) - 1)], wait.next_end_ns())

@@ -16,9 +16,9 @@ from doorward.core.catalog import Catalog
 from doorward.core.entries import account_entry, operator_entry, token_entry
 from doorward.core.matrix import compile_token
 from doorward.core.token_table import CATALOG_KEY, UNKNOWN, Admission, FencedTable, Load, Unknown
-from doorward_server import failpoints
+from doorward_server import failpoints, metrics
 from doorward_server.catalog.load import load_catalog
-from doorward_server.errors import Unavailable
+from doorward_server.errors import Refused, Unavailable
 from doorward_server.failpoints import Failpoint
 from doorward_server.storage import accounts, operators, state, tokens
 
@@ -112,6 +112,7 @@ class Caches:
         load = self._loads.get((kind, key))
         if load is None:
             if len(self._loads) >= MAX_LOADS:
+                metrics.LOADS.labels(kind, "refused").inc()
                 raise Unavailable("DATABASE_UNAVAILABLE", "too much is being read from the database at once; try again")
             load = self._tasks.start(self._begin(kind, key))
             self._loads[kind, key] = load
@@ -123,8 +124,21 @@ class Caches:
         """Puts `entry`, compiled for this catalog and plan, in its own place."""
         self._holding.tables.tokens.replace(entry[0], entry, compile_token(entry, catalog, account[1]))
 
+    @property
+    def loading(self) -> int:
+        """How many loads are under way."""
+        return len(self._loads)
+
     async def _begin(self, kind: str, key: str) -> None:
-        await self._kinds[kind](key)
+        outcome = "failed"
+        try:
+            await self._kinds[kind](key)
+            outcome = "read"
+        except Refused:
+            outcome = "refused"
+            raise
+        finally:
+            metrics.LOADS.labels(kind, outcome).inc()
 
     async def _load_token(self, token_id: str) -> None:
         tables = self._holding.tables

@@ -51,6 +51,9 @@ class Holding:
         # The newest revision that a renewal told of, and since when it has been waiting to be applied.
         self.known_end = 0
         self.unapplied_since_ns: int | None = None
+        # When each token was last used, in microseconds of the database's time: every check of a recognized secret stores
+        # one; `usage.py` takes them out.
+        self.used: dict[str, int] = {}
         # Something above changed: applied, lease, registration. Look again.
         self.moved = Signal()
 

@@ -45,6 +45,8 @@ class LeaseKeeper:
         # Where this replica listens, for display; a port of 0 is known better once it is bound.
         self.address = address
         self._on_registering = on_registering
+        # Sent, and not answered yet: there may be a row of it, but there was never a lease.
+        self._registering: str | None = None
         self._failures = 0
         self._hurry = False
         self._begun = 0
@@ -60,13 +62,21 @@ class LeaseKeeper:
             self._holding.lease.drop()
 
     async def leave(self) -> None:
-        """Deletes this replica's row, after `run` has ended and the lease was dropped; nobody needs to wait for it."""
-        replica_id = self._holding.replica_id
-        if replica_id is None:
+        """Deletes this replica's row, after `run` has ended and the lease was dropped; nobody needs to wait for it.
+
+        Also the one that a registration makes that `run` ended in the middle of.
+        """
+        replica_id, registering, hold_ms = self._holding.replica_id, self._registering, self._holding.hold_ms
+        if replica_id is None and registering is None:
             return
         await failpoints.reach(Failpoint.SHUTDOWN_BEFORE_DELETE)
         try:
-            await self._line.call(lambda connection: replicas.delete(connection, replica_id), self._hold_ns / 1e9)
+            if replica_id is not None:
+                await self._line.call(lambda connection: replicas.delete(connection, replica_id), hold_ms / 1000)
+            if registering is not None:
+                await self._line.call(
+                    lambda connection: replicas.withdraw(connection, registering, hold_ms), hold_ms / 1000
+                )
         except (Unavailable, Unanswered) as failure:
             # The row is pruned by the next mutation that has waited for it.
             log.warning("replica_row_left", failure=type(failure).__name__)
@@ -124,6 +134,7 @@ class LeaseKeeper:
         if self._on_registering is not None:
             self._on_registering(replica_id)
         await failpoints.reach(Failpoint.REGISTER_BEFORE_COMMIT)
+        self._registering = replica_id
         answer = await self._line.call(
             lambda connection: replicas.register(connection, replica_id, holding.hold_ms, self.address),
             self._hold_ns / 1e9,
@@ -131,6 +142,7 @@ class LeaseKeeper:
         await self._line.found_primary()
         await failpoints.reach(Failpoint.REGISTER_BEFORE_ANSWER)
         holding.registered(replica_id, answer.epoch, answer.number, answer.nonce)
+        self._registering = None
 
     async def _renew(self) -> None:
         holding = self._holding

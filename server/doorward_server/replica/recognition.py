@@ -28,6 +28,7 @@ from doorward_server.storage import operators, tokens
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from doorward.core.entries import SecretEntry
     from doorward.core.proofs import Proofs
     from doorward_server.credentials.hashing import Hasher
     from doorward_server.credentials.pepper import PepperRing
@@ -156,6 +157,24 @@ class Recognition:
             await self._prove_token(missing.secret, refuted)
         else:
             await self._prove_operator(missing.secret, refuted)
+
+    async def proved_version(self, secret: Secret, secrets: tuple[SecretEntry, ...], now_us: int) -> int | None:
+        """Which of these secrets, live at `now_us`, `secret` is; None: none of them. By digest, else by bcrypt.
+
+        Raises:
+            Unavailable: the database did not answer.
+            Exhausted: HASHING_BUSY.
+        """
+        match = matches(secrets, self._ring, secret.reveal(), now_us)
+        if match.version is not None:
+            if match.pepper_id != self._ring.current_id:
+                await self.renew_digest(secret, match.version)
+            return match.version
+        return None if match.is_wrong else await self.prove(secret, match.undecided)
+
+    def known_version(self, secret: Secret, secrets: tuple[SecretEntry, ...]) -> int | None:
+        """Which of these secrets, live or not, `secret` is, as far as digests tell: no bcrypt for what has stopped."""
+        return matches(secrets, self._ring, secret.reveal(), now_us=0).version
 
     async def prove(self, secret: Secret, versions: Iterable[int]) -> int | None:
         """Which of these versions of its subject `secret` is, by bcrypt; None: none of them. Writes the digest back.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 from doorward.core.catalog import Catalog, Level, Permission
 from doorward.core.entries import ACCOUNT_PLAN, TOKEN_ACCOUNT_ID, TOKEN_COMPILED, TOKEN_ID, AccountEntry, TokenEntry
+from doorward.core.explain import Explanation, explain
 from doorward.core.matrix import DenyReason, decide, is_current
 from doorward.core.token_table import CATALOG_KEY, UNKNOWN
 from doorward_server.errors import Refused, Unavailable
@@ -75,6 +76,7 @@ class Authorizer:
     def __init__(self, holding: Holding, caches: Caches, recognition: Recognition) -> None:
         self._holding = holding
         self._tables = holding.tables
+        self._used = holding.used
         self._caches = caches
         self._recognition = recognition
 
@@ -90,6 +92,17 @@ class Authorizer:
         token = self._recognition.tokens.find(secret, now_us, refuted)
         if token is None or isinstance(token, Missing):
             return token
+        return self._with_account(token, catalog, refuted)
+
+    def find_token(self, token_id: str, catalog: Catalog, refuted: set[bytes] | None) -> Holder | Missing | None:
+        """The token of this id, whoever holds its secret; None: there is none."""
+        token = self._tables.tokens.get(token_id)
+        if token is None:
+            return Missing("token", token_id)
+        return None if token is UNKNOWN else self._with_account(token, catalog, refuted)
+
+    def _with_account(self, token: TokenEntry, catalog: Catalog, refuted: set[bytes] | None) -> Holder | Missing | None:
+        """The token, compiled as it must be now, beside its account."""
         account = self._tables.accounts.get(token[TOKEN_ACCOUNT_ID])
         if account is None:
             return Missing("account", token[TOKEN_ACCOUNT_ID])
@@ -130,7 +143,21 @@ class Authorizer:
             reason = decide(token, account, permission, None, resource_id, owner_id, now_us)
         else:
             reason = decide(token, account, permission, resource_id, None, None, now_us)
-        return _new(Decision, (reason, token[TOKEN_ID], token[TOKEN_ACCOUNT_ID]))
+        token_id = token[TOKEN_ID]
+        self._used[token_id] = now_us
+        return _new(Decision, (reason, token_id, token[TOKEN_ACCOUNT_ID]))
+
+    def explain(
+        self, holder: Holder, permission: Permission, resource_id: str, *, catalog: Catalog, now_us: int
+    ) -> Explanation | Missing:
+        """What `decide` answers, and what each grant had to do with it."""
+        token, account = holder
+        if permission.level is not _PROJECT_LEVEL:
+            return explain(token, account, catalog, permission, resource_id, None, None, now_us)
+        owner = self.find_project_account(resource_id)
+        if isinstance(owner, Missing):
+            return owner
+        return explain(token, account, catalog, permission, None, resource_id, owner, now_us)
 
     def check(
         self,

@@ -31,7 +31,10 @@ class Catalogs:
         return await self.now(transaction.connection)
 
     async def now(self, connection: Connection) -> Catalog:
-        """The catalog in force now, in a snapshot of its own."""
+        """The catalog in force now, in a snapshot of its own. Its text, up to 1 MiB, is read only if it is another one."""
+        seen = await state.read_state(connection)
+        if seen is not None and self._latest is not None and self._latest.version == seen.catalog_version:
+            return self._latest
         loaded = await state.load_catalog(connection)
         if self._latest is None or self._latest.version != loaded.version:
             self._latest = load_catalog(loaded.toml, loaded.version)

@@ -17,13 +17,18 @@ __all__ = ["Request"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One authenticated request to change something. `until_ns`: the caller's deadline, a clock reading."""
+    """One authenticated request to change something. `until_ns`: the caller's deadline, a clock reading.
+
+    `method` is the RPC's path, and `needs_permission` the permission without which a service token may not call it.
+    """
 
     caller: Caller
     peer: str
     on_behalf_of: str
     until_ns: int | None
     validate_only: bool = False
+    method: str = ""
+    needs_permission: str | None = None
 
     @property
     def operators_share(self) -> tuple[str, ...]:

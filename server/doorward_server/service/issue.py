@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
-from doorward.core.secret import Secret, SecretKind, generate, new_id
+from doorward.core.secret import Secret, new_id
 from doorward_server.errors import Exhausted, FailedPrecondition, Violation
 from doorward_server.model import Account, AccountState, Change, Grant, StoredSecret, Token
-from doorward_server.service.accounts import live_account
-from doorward_server.service.grants import grant_violations, named_projects, settled_grants
-from doorward_server.service.mutations import Done
+from doorward_server.service.accounts import live_account, require_seen
+from doorward_server.service.delegation import may_see, token_not_found
+from doorward_server.service.grants import GrantRules, grant_violations, named_projects, settled_grants
+from doorward_server.service.idempotency import Told
 from doorward_server.service.shown import Shown
+from doorward_server.service.token_mutations import require_not_revoked
 from doorward_server.service.tokens import database_now
 from doorward_server.storage import accounts, tokens
 from doorward_server.storage.changes import Decided, Transaction, commit
@@ -20,17 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
 
-    from doorward_server.credentials.hashing import Hasher
-    from doorward_server.credentials.pepper import PepperRing
-    from doorward_server.model import Json
+    from doorward_server.model import Caller, Json
     from doorward_server.service.callers import Callers
     from doorward_server.service.catalogs import Catalogs
     from doorward_server.service.context import Request
-    from doorward_server.service.mutations import Mutations
+    from doorward_server.service.delegation import Authority
+    from doorward_server.service.idempotency import Idempotency, Repeatable, RequestId
+    from doorward_server.service.mutations import Done, Mutations
+    from doorward_server.service.new_secrets import NewSecret, NewSecrets
     from doorward_server.storage.changes import Committed
     from doorward_server.storage.pool import Database
 
 __all__ = ["Issue", "IssueToken", "Issued", "described"]
+
+FIRST_VERSION: Final = 1
+_TRIED: Final = StoredSecret(version=FIRST_VERSION, bcrypt_hash="$validated$", digest=None, pepper_id=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,8 @@ class Issue:
         mutations: Mutations,
         callers: Callers,
         catalogs: Catalogs,
-        ring: PepperRing,
-        hasher: Hasher,
+        new_secrets: NewSecrets,
+        idempotency: Idempotency,
         *,
         max_live_tokens: int,
     ) -> None:
@@ -73,25 +79,31 @@ class Issue:
         self._mutations = mutations
         self._callers = callers
         self._catalogs = catalogs
-        self._ring = ring
-        self._hasher = hasher
+        self._new_secrets = new_secrets
+        self._idempotency = idempotency
         self._max_live_tokens = max_live_tokens
 
-    async def issue_token(self, request: Request, wanted: IssueToken) -> Done[Issued]:
-        """Issues the token, or with `request.validate_only` checks everything and leaves nothing behind."""
+    async def issue_token(
+        self, request: Request, wanted: IssueToken, request_id: RequestId | None = None
+    ) -> Done[Issued]:
+        """Issues the token, or with `request.validate_only` checks everything and leaves nothing behind.
+
+        A repeat of what has the same `request_id` issues nothing and is answered as the first one was.
+        """
+        require_seen(request.caller, wanted.account_id)
+        token_id, repeatable = new_id(), self._idempotency.repeatable(request, request_id)
         if request.validate_only:
             # Neither a secret nor the time of a bcrypt: the row that is tried is rolled back.
-            tried = StoredSecret(version=1, bcrypt_hash="$validated$", digest=None, pepper_id=None)
-            done = await self._mutations.validate(lambda: self._commit(request, wanted, new_id(), tried, dry_run=True))
-            return _with_secret(done, None)
-        token_id = new_id()
-        secret = generate(SecretKind.TOKEN, token_id)
-        stored = await self._stored(secret)
-        done = await self._mutations.run(lambda: self._commit(request, wanted, token_id, stored), request.until_ns)
-        return _with_secret(done, secret)
+            return await self._mutations.validate(lambda: self._commit(request, wanted, token_id, None, repeatable))
+        new = await self._new_secrets.make(token_id)
+        return await self._mutations.run(
+            lambda: self._commit(request, wanted, token_id, new, repeatable), request.until_ns
+        )
 
-    async def further_violations(self, wanted: IssueToken) -> list[Violation]:
+    async def further_violations(self, caller: Caller, wanted: IssueToken) -> list[Violation]:
         """What else is wrong with a request whose shape is wrong already: read without locks, so that one answer tells all."""
+        if not may_see(caller, wanted.account_id):
+            return []
         async with self._database.reading() as connection:
             account = await accounts.read(connection, wanted.account_id)
             if account is None:
@@ -99,40 +111,64 @@ class Issue:
             catalog = await self._catalogs.now(connection)
             own = await accounts.find_projects(connection, wanted.account_id, sorted(named_projects(wanted.grants)))
             now = await database_now(connection)
-        return grant_violations(wanted.grants, account, catalog, own) + _expiry_violations(wanted, now)
-
-    async def _stored(self, secret: Secret) -> StoredSecret:
-        bcrypt_hash = await self._hasher.hash(secret)
-        pepper_id, digest = self._ring.digest(secret.reveal())
-        return StoredSecret(version=1, bcrypt_hash=bcrypt_hash, digest=digest, pepper_id=pepper_id)
+        return grant_violations(wanted.grants, GrantRules(account, catalog, own)) + _expiry_violations(wanted, now)
 
     async def _commit(
-        self, request: Request, wanted: IssueToken, token_id: str, stored: StoredSecret, *, dry_run: bool = False
-    ) -> Committed[Shown]:
-        async def decide(transaction: Transaction) -> Decided[Shown]:
-            await self._callers.recheck(transaction, request.caller)
-            account = await live_account(transaction, wanted.account_id)
-            self._require_room(account)
+        self,
+        request: Request,
+        wanted: IssueToken,
+        token_id: str,
+        new: NewSecret | None,
+        repeatable: Repeatable | None,
+    ) -> Committed[Issued]:
+        async def decide(transaction: Transaction) -> Decided[Issued]:
             catalog = await self._catalogs.of(transaction)
-            own = await accounts.find_projects(
-                transaction.connection, wanted.account_id, sorted(named_projects(wanted.grants))
-            )
-            too_late = _expiry_violations(wanted, transaction.now)
-            grants = settled_grants(wanted.grants, account, catalog, own, too_late)
-            token = _new_token(request, wanted, token_id, grants, transaction.now)
+            authority = await self._callers.authority(transaction, request, catalog)
+            account = await live_account(transaction, wanted.account_id)
+            told = None if repeatable is None else await repeatable.find(transaction)
+            if told is not None:
+                return await _repeated(request, transaction, authority, account, told)
+            token = await self._judged(request, wanted, token_id, transaction, authority, account)
+            stored = _TRIED if new is None else new.stored(FIRST_VERSION)
             await tokens.insert(transaction, token, stored, issued_to=request.caller.actor)
+            if repeatable is not None and new is not None:
+                await repeatable.keep(transaction, Told(new.secret, FIRST_VERSION))
             subject = f"token:{token_id}"
             event = request.audit_event("IssueToken", subject, wanted.account_id, after=described(token))
-            shown = Shown([token], catalog, account.plan, transaction.now)
-            return Decided(shown, Change("IssueToken", wanted.account_id, (subject,)), event, catalog.version)
+            issued = Issued(Shown([token], catalog, account.plan, transaction.now), None if new is None else new.secret)
+            return Decided(issued, Change("IssueToken", wanted.account_id, (subject,)), event, catalog.version)
 
-        return await commit(
+        committed = await commit(
             self._database,
             decide,
             accounts=(wanted.account_id,),
             operators_share=request.operators_share,
-            dry_run=dry_run,
+            dry_run=request.validate_only,
         )
+        if not committed.changed or request.validate_only:
+            return committed
+        shown = committed.value.shown.at_revision(committed.revision.number)
+        return replace(committed, value=replace(committed.value, shown=shown))
+
+    async def _judged(
+        self,
+        request: Request,
+        wanted: IssueToken,
+        token_id: str,
+        transaction: Transaction,
+        authority: Authority,
+        account: Account,
+    ) -> Token:
+        """The token as it would be, if all that is read under the locks allows it."""
+        self._require_room(account)
+        own = await accounts.find_projects(
+            transaction.connection, wanted.account_id, sorted(named_projects(wanted.grants))
+        )
+        too_late = _expiry_violations(wanted, transaction.now)
+        grants = settled_grants(wanted.grants, GrantRules(account, authority.catalog, own), too_late)
+        token = _new_token(request, wanted, token_id, grants, transaction.now)
+        authority.require_within(token)
+        return token
 
     def _require_room(self, account: Account) -> None:
         if account.state is not AccountState.ACTIVE:
@@ -168,6 +204,22 @@ def described(token: Token) -> dict[str, Json]:
     }
 
 
+async def _repeated(
+    request: Request, transaction: Transaction, authority: Authority, account: Account, told: Told
+) -> Decided[Issued]:
+    """What was issued before, as it is now, if its caller may still have it."""
+    token_id = told.secret.subject_id
+    token = await tokens.read(transaction.connection, token_id)
+    if token is None:
+        raise token_not_found(token_id)
+    require_not_revoked(token)
+    authority.require_within(token)
+    event = request.audit_event("IssueToken", f"token:{token_id}", account.account_id)
+    shown = Shown([token], authority.catalog, account.plan, transaction.now)
+    issued = Issued(shown, None if request.validate_only else told.secret)
+    return Decided(issued, None, event, authority.catalog.version)
+
+
 def _expiry_violations(wanted: IssueToken, now: datetime) -> list[Violation]:
     if wanted.expire_time is None or wanted.expire_time > now:
         return []
@@ -191,13 +243,6 @@ def _new_token(request: Request, wanted: IssueToken, token_id: str, grants: tupl
         revoke_time=None,
         revoke_reason="",
         created_by=request.caller.actor,
-        create_revision=0,
+        ordinal=0,
         revision=0,
     )
-
-
-def _with_secret(done: Done[Shown], secret: Secret | None) -> Done[Issued]:
-    shown = done.value
-    if done.propagation is not None:
-        shown = shown.at_revision(done.propagation.revision.number, created=True)
-    return Done(Issued(shown, secret), done.propagation)

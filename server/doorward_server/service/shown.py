@@ -21,17 +21,17 @@ __all__ = ["Shown"]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Tokens of one account, its plan, the catalog, and the database's time."""
+    """Tokens of one account, its plan, the catalog, and the database's time.
+
+    Those of a deleted account count as revoked, without a write to any.
+    """
 
     tokens: Sequence[Token]
     catalog: Catalog
     plan: str
     now: datetime
+    account_deleted: bool = False
 
-    def at_revision(self, number: int, *, created: bool = False) -> Shown:
+    def at_revision(self, number: int) -> Shown:
         """The same, written by the change `number`, which is known only after the tokens were."""
-        stamped = [
-            replace(token, revision=number, create_revision=number if created else token.create_revision)
-            for token in self.tokens
-        ]
-        return replace(self, tokens=stamped)
+        return replace(self, tokens=[replace(token, revision=number) for token in self.tokens])

@@ -32,6 +32,7 @@ __all__ = [
     "load_project",
     "read",
     "read_project",
+    "set_state",
     "upsert_account",
     "upsert_project",
 ]
@@ -41,6 +42,7 @@ STATES: Final = {
     "suspended": AccountState.SUSPENDED,
     "deleted": AccountState.DELETED,
 }
+NAMES: Final = {state: name for name, state in STATES.items()}
 
 LOAD = """
 SELECT state.epoch, state.revision, state.nonce, accounts.plan, accounts.state AS account_state
@@ -72,6 +74,12 @@ RETURNING account_id, display_name, plan, state, create_time, update_time, live_
 
 UPDATE = """
 UPDATE accounts SET display_name = $2, plan = $3, update_time = $4
+WHERE account_id = $1
+RETURNING account_id, display_name, plan, state, create_time, update_time, live_tokens, revision
+"""
+
+SET_STATE = """
+UPDATE accounts SET state = $2, update_time = $3
 WHERE account_id = $1
 RETURNING account_id, display_name, plan, state, create_time, update_time, live_tokens, revision
 """
@@ -155,6 +163,18 @@ async def upsert_account(
     row = await tx.connection.fetchrow(INSERT if before is None else UPDATE, account_id, display_name, plan, tx.now)
     if row is None:
         raise StartOver("the account was made at the same time")
+    tx.wrote_account(account_id)
+    return _account(row)
+
+
+async def set_state(tx: Transaction, account_id: str, state: AccountState) -> Account:
+    """Gives the account, which must exist, this state. No token is written: a check looks at its account too.
+
+    `revision` of what is returned is not this change's yet: that is `Committed.revision`.
+    """
+    row = await tx.connection.fetchrow(SET_STATE, account_id, NAMES[state], tx.now)
+    if row is None:
+        raise StartOver("the account is not there")
     tx.wrote_account(account_id)
     return _account(row)
 

@@ -1,32 +1,32 @@
-"""The audit's rows: what an event's digest covers, the monthly partitions, and refusals outside the chain (design section 5).
+"""The audit's chain: what an event's digest covers, how events are tied together, and the monthly partitions (design 5).
 
-`changes.py` writes events, each chained to the one before: chain = SHA-256(former chain ‖ revision as 8 bytes ‖ digest).
+`changes.py` writes events, each chained to the one before: chain = SHA-256(former chain ‖ event_id ‖ epoch ‖ revision ‖
+digest), the three numbers as 8 bytes each, the first former chain being 32 zeros. `state` has the newest event's id and
+chain. `audit_chain.py` reads the chain back, `audit_lists.py` lists events, `audit_retention.py` drops old ones.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from doorward_server.model import AuditEvent, Json
+    from doorward_server.model import AuditEvent, Change, Json
     from doorward_server.storage.connect import Connection
 
-__all__ = ["as_json", "ensure_partitions", "event_digest", "record_refusal"]
+__all__ = ["about_tokens_of", "chained", "ensure_partitions", "event_digest", "row_of"]
 
 # Two months ahead, looked after at every start and once a day: a partition is missing only after weeks of neglect.
 MONTHS_AHEAD: Final = 2
 
-ENSURE_PARTITIONS = "SELECT ensure_audit_partitions($1)"
+_TOKEN: Final = "token:"  # noqa: S105 - a kind, not a secret
 
-INSERT_REFUSAL = """
-INSERT INTO refusals (time, account_id, actor, action, subject, reason, peer, suppressed)
-VALUES (clock_timestamp(), $1, $2, $3, $4, $5, $6, $7)
-"""
+ENSURE_PARTITIONS = "SELECT ensure_audit_partitions($1)"
 
 
 def event_digest(event: AuditEvent, time: datetime) -> bytes:
@@ -41,6 +41,7 @@ def event_digest(event: AuditEvent, time: datetime) -> bytes:
         "on_behalf_of": event.on_behalf_of,
         "action": event.action,
         "subject": event.subject,
+        "tokens": list(event.tokens),
         "before": None if event.before is None else dict(event.before),
         "after": None if event.after is None else dict(event.after),
         "peer": event.peer,
@@ -49,9 +50,36 @@ def event_digest(event: AuditEvent, time: datetime) -> bytes:
     return hashlib.sha256(_canonical(content).encode("ascii")).digest()
 
 
-def as_json(value: Mapping[str, Json] | None) -> str | None:
-    """`value` as the text of a jsonb column."""
-    return None if value is None else _canonical(dict(value))
+def chained(former: bytes, event_id: int, epoch: int, number: int, digest: bytes) -> bytes:
+    """The chain of an event, as the database makes it of the chain of the event before."""
+    numbers = b"".join(value.to_bytes(8, "big", signed=True) for value in (event_id, epoch, number))
+    return hashlib.sha256(former + numbers + digest).digest()
+
+
+def about_tokens_of(change: Change, event: AuditEvent) -> AuditEvent:
+    """`event` with the tokens that `change` touches besides its subject: whoever looks for one of them finds it."""
+    tokens = tuple(
+        subject.removeprefix(_TOKEN)
+        for subject in change.subjects
+        if subject.startswith(_TOKEN) and subject != event.subject
+    )
+    return replace(event, tokens=tokens) if tokens else event
+
+
+def row_of(event: AuditEvent, time: datetime) -> tuple[object, ...]:
+    """The event's columns in the order of the statements that insert one: from its time to its peer."""
+    return (
+        time,
+        event.account_id,
+        event.actor,
+        event.on_behalf_of,
+        event.action,
+        event.subject,
+        list(event.tokens) or None,
+        _as_json(event.before),
+        _as_json(event.after),
+        event.peer,
+    )
 
 
 async def ensure_partitions(connection: Connection) -> int:
@@ -60,19 +88,8 @@ async def ensure_partitions(connection: Connection) -> int:
     return made
 
 
-async def record_refusal(
-    connection: Connection,
-    *,
-    actor: str,
-    action: str,
-    subject: str,
-    account_id: str | None,
-    reason: str,
-    peer: str,
-    suppressed: int = 0,
-) -> None:
-    """Writes that something was refused; `suppressed` like it were not written before this one. The caller limits the rate."""
-    await connection.execute(INSERT_REFUSAL, account_id, actor, action, subject, reason, peer, suppressed)
+def _as_json(value: Mapping[str, Json] | None) -> str | None:
+    return None if value is None else _canonical(dict(value))
 
 
 def _canonical(value: Json) -> str:

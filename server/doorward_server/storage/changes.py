@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 
 from doorward.core.revision import Revision
-from doorward_server import errors, failpoints
+from doorward_server import errors, failpoints, tracing
 from doorward_server.failpoints import Failpoint
 from doorward_server.storage import audit
 from doorward_server.storage.failures import StartOver, is_retried, name_of, unseeded
@@ -39,32 +39,31 @@ NONCE_BYTES: Final = 8
 
 log = structlog.get_logger(__name__)
 
-# One statement, and the last: it waits for the state row, and from there everything is in commit order. The chain's
-# event_id is drawn from `moved`, hence under that lock. Rows written before get their revision here, where it is known.
+# One statement, and the last: it waits for the state row, and from there everything is in commit order, the audit's chain
+# too (`audit.chained` says what it is made of). Rows written before get their revision here, where it is known.
 CHANGE = """
 WITH moved AS (
     UPDATE state
-    SET revision = revision + 1, nonce = $1, audit_head = sha256(audit_head || int8send(revision + 1) || $2)
+    SET revision = revision + 1, nonce = $1, last_event_id = last_event_id + 1,
+        audit_head = sha256(
+            audit_head || int8send(last_event_id + 1) || int8send(epoch) || int8send(revision + 1) || $2)
     WHERE $3::bigint IS NULL OR catalog_version = $3
-    RETURNING epoch, revision, nonce, audit_head
+    RETURNING epoch, revision, nonce, last_event_id, audit_head
 ), logged AS (
     INSERT INTO changes (revision, nonce, kind, account_id, subjects, commit_time)
     SELECT revision, $1, $4, $5, $6::text[], clock_timestamp() FROM moved
 ), tokens_stamped AS (
-    UPDATE tokens
-    SET revision = moved.revision,
-        create_revision = CASE WHEN token_id = ANY($8::text[]) THEN moved.revision ELSE create_revision END
-    FROM moved WHERE token_id = ANY($7::text[])
-), labels_stamped AS (
-    UPDATE token_labels SET create_revision = moved.revision FROM moved WHERE token_id = ANY($8::text[])
+    UPDATE tokens SET revision = moved.revision FROM moved WHERE token_id = ANY($7::text[])
 ), accounts_stamped AS (
-    UPDATE accounts SET revision = moved.revision FROM moved WHERE account_id = ANY($9::text[])
+    UPDATE accounts SET revision = moved.revision FROM moved WHERE account_id = ANY($8::text[])
 ), operators_stamped AS (
-    UPDATE operators SET revision = moved.revision FROM moved WHERE operator_id = ANY($10::text[])
+    UPDATE operators SET revision = moved.revision FROM moved WHERE operator_id = ANY($9::text[])
 ), audited AS (
     INSERT INTO audit_events
-        (time, event_id, revision, account_id, actor, on_behalf_of, action, subject, before, after, peer, chain)
-    SELECT $11, nextval('audit_event_ids'), revision, $12, $13, $14, $15, $16, $17::jsonb, $18::jsonb, $19, audit_head
+        (time, event_id, epoch, revision, account_id, actor, on_behalf_of, action, subject, tokens, before, after, peer,
+         chain)
+    SELECT $10, last_event_id, epoch, revision, $11, $12, $13, $14, $15, $16::text[], $17::jsonb, $18::jsonb, $19,
+           audit_head
     FROM moved
 )
 SELECT epoch, revision, nonce, pg_notify('doorward', revision::text) FROM moved
@@ -74,13 +73,15 @@ SELECT epoch, revision, nonce, pg_notify('doorward', revision::text) FROM moved
 NO_CHANGE = """
 WITH seen AS (
     UPDATE state
-    SET audit_head = sha256(audit_head || int8send(revision) || $1)
+    SET last_event_id = last_event_id + 1,
+        audit_head = sha256(audit_head || int8send(last_event_id + 1) || int8send(epoch) || int8send(revision) || $1)
     WHERE $2::bigint IS NULL OR catalog_version = $2
-    RETURNING epoch, revision, nonce, audit_head
+    RETURNING epoch, revision, nonce, last_event_id, audit_head
 ), audited AS (
     INSERT INTO audit_events
-        (time, event_id, revision, account_id, actor, on_behalf_of, action, subject, before, after, peer, chain)
-    SELECT $3, nextval('audit_event_ids'), revision, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, $11, audit_head
+        (time, event_id, epoch, revision, account_id, actor, on_behalf_of, action, subject, tokens, before, after, peer,
+         chain)
+    SELECT $3, last_event_id, epoch, revision, $4, $5, $6, $7, $8, $9::text[], $10::jsonb, $11::jsonb, $12, audit_head
     FROM seen
 )
 SELECT epoch, revision, nonce FROM seen
@@ -163,15 +164,18 @@ async def commit(
     """
     for _ in range(ATTEMPTS):
         try:
-            async with database.change_session() as connection:
-                return await _attempt(
-                    connection,
-                    Bounds.of(database.hold_ms),
-                    decide,
-                    (accounts, operators_share, operators_update),
-                    catalog_version,
-                    dry_run=dry_run,
-                )
+            with tracing.span("transaction") as span:
+                async with database.change_session() as connection:
+                    committed = await _attempt(
+                        connection,
+                        Bounds.of(database.hold_ms),
+                        decide,
+                        (accounts, operators_share, operators_update),
+                        catalog_version,
+                        dry_run=dry_run,
+                    )
+                    span.note("revision", str(committed.revision))
+                return committed
         except StartOver as why:
             log.info("change_started_over", because=str(why))
         except _NoPartition:
@@ -231,19 +235,9 @@ async def _write_revision(tx: Transaction, decided: Decided[T], catalog_version:
     """The last statement. Raises: StartOver, if the catalog is not the one that was validated."""
     if decided.catalog_version is not None:
         catalog_version = decided.catalog_version
-    event, change = decided.audit, decided.change
-    digest = audit.event_digest(event, tx.now)
-    event_row = (
-        tx.now,
-        event.account_id,
-        event.actor,
-        event.on_behalf_of,
-        event.action,
-        event.subject,
-        audit.as_json(event.before),
-        audit.as_json(event.after),
-        event.peer,
-    )
+    change = decided.change
+    event = decided.audit if change is None else audit.about_tokens_of(change, decided.audit)
+    digest, event_row = audit.event_digest(event, tx.now), audit.row_of(event, tx.now)
     if change is None:
         if tx.wrote:
             raise RuntimeError("A decision wrote something and announced no change: replicas would never learn of it.")
@@ -258,7 +252,6 @@ async def _write_revision(tx: Transaction, decided: Decided[T], catalog_version:
             change.account_id,
             list(change.subjects),
             list(tx.written_tokens),
-            list(tx.created_tokens),
             list(tx.written_accounts),
             list(tx.written_operators),
             *event_row,

@@ -49,12 +49,14 @@ LOCK_STATE = "SELECT epoch, clock_timestamp() AS now FROM state FOR UPDATE"
 NEW_EPOCH = """
 WITH begun AS (
     UPDATE state
-    SET epoch = epoch + 1, nonce = $1, audit_head = sha256(audit_head || int8send(revision) || $2)
-    RETURNING epoch, revision, audit_head
+    SET epoch = epoch + 1, nonce = $1, last_event_id = last_event_id + 1,
+        audit_head = sha256(audit_head || int8send(last_event_id + 1) || int8send(epoch + 1) || int8send(revision) || $2)
+    RETURNING epoch, revision, last_event_id, audit_head
 ), audited AS (
     INSERT INTO audit_events
-        (time, event_id, revision, account_id, actor, on_behalf_of, action, subject, before, after, peer, chain)
-    SELECT $3, nextval('audit_event_ids'), revision, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, $11, audit_head
+        (time, event_id, epoch, revision, account_id, actor, on_behalf_of, action, subject, tokens, before, after, peer,
+         chain)
+    SELECT $3, last_event_id, epoch, revision, $4, $5, $6, $7, $8, $9::text[], $10::jsonb, $11::jsonb, $12, audit_head
     FROM begun
 )
 SELECT epoch, revision FROM begun
@@ -113,14 +115,6 @@ async def _write(
         NEW_EPOCH,
         secrets.token_bytes(NONCE_BYTES),
         audit.event_digest(event, state["now"]),
-        state["now"],
-        event.account_id,
-        event.actor,
-        event.on_behalf_of,
-        event.action,
-        event.subject,
-        audit.as_json(event.before),
-        audit.as_json(event.after),
-        event.peer,
+        *audit.row_of(event, state["now"]),
     )
     return Revision(begun["epoch"], begun["revision"])

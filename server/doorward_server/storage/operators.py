@@ -1,12 +1,14 @@
 """The rows of operators: who they are, and what proves it (design sections 5 and 6).
 
-`load` is what a replica decides from, with the log's position in the same snapshot. `insert` writes, inside the door.
+`load` is what a replica decides from, with the log's position in the same snapshot. `insert` and `revoke` write, inside
+the door.
 Called by `replica/` (load) and `service/`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from doorward_server.model import Operator, OperatorRole
@@ -23,11 +25,13 @@ __all__ = [
     "LoadedOperator",
     "StoredOperator",
     "active_admin_exists",
+    "exists",
     "insert",
     "list_page",
     "load",
     "read",
     "read_hash",
+    "revoke",
     "write_back_digest",
 ]
 
@@ -48,16 +52,25 @@ SELECT operator_id, role, display_name, create_time, expire_time, revoke_time, r
 FROM operators WHERE operator_id = $1
 """
 
+# operators_by_age, from where the last page ended.
 LIST = """
 SELECT operator_id, role, display_name, create_time, expire_time, revoke_time, revision
-FROM operators WHERE operator_id > $1 ORDER BY operator_id LIMIT $2
+FROM operators
+WHERE ($1::timestamptz IS NULL OR (create_time, operator_id) < ($1, $2))
+  AND ($3::text IS NULL OR role = $3)
+  AND ($4 OR (revoke_time IS NULL AND (expire_time IS NULL OR expire_time > clock_timestamp())))
+ORDER BY create_time DESC, operator_id DESC LIMIT $5
 """
+
+EXISTS = "SELECT EXISTS (SELECT FROM operators)"
 
 INSERT = """
 INSERT INTO operators
     (operator_id, role, display_name, bcrypt_hash, digest, pepper_id, create_time, expire_time, revision)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)
 """
+
+REVOKE = "UPDATE operators SET revoke_time = $2 WHERE operator_id = $1 AND revoke_time IS NULL RETURNING true"
 
 ACTIVE_ADMIN_EXISTS = """
 SELECT EXISTS (
@@ -117,10 +130,23 @@ async def read(connection: Connection, operator_id: str) -> Operator | None:
     return None if row is None else _operator(row)
 
 
-async def list_page(connection: Connection, page: Page) -> list[Operator]:
-    """A page of all operators, by id. The key of a row, for `Page.after`, is `(operator_id,)`."""
-    after = "" if page.after is None else page.after[0]
-    return [_operator(row) for row in await connection.fetch(LIST, after, page.size)]
+async def list_page(
+    connection: Connection, page: Page, *, role: OperatorRole | None = None, include_inactive: bool = True
+) -> list[Operator]:
+    """A page of the operators, newest first; those with `role`, or all; those that are neither revoked nor expired, or all.
+
+    The key of a row, for `Page.after`, is `(create_time.isoformat(), operator_id)`.
+    """
+    time, operator_id = (None, "") if page.after is None else (datetime.fromisoformat(page.after[0]), page.after[1])
+    name = None if role is None else NAMES[role]
+    return [
+        _operator(row) for row in await connection.fetch(LIST, time, operator_id, name, include_inactive, page.size)
+    ]
+
+
+async def exists(connection: Connection) -> bool:
+    """Whether any operator was ever made here."""
+    return bool(await connection.fetchval(EXISTS))
 
 
 async def insert(tx: Transaction, operator: Operator, secret: StoredSecret) -> None:
@@ -137,6 +163,14 @@ async def insert(tx: Transaction, operator: Operator, secret: StoredSecret) -> N
         operator.expire_time,
     )
     tx.wrote_operator(operator.operator_id)
+
+
+async def revoke(tx: Transaction, operator_id: str) -> bool:
+    """Revokes the operator at `tx.now`; False if it was revoked before (then nothing is written). Its row is locked."""
+    if not await tx.connection.fetchval(REVOKE, operator_id, tx.now):
+        return False
+    tx.wrote_operator(operator_id)
+    return True
 
 
 async def active_admin_exists(connection: Connection) -> bool:

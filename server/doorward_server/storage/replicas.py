@@ -32,6 +32,7 @@ __all__ = [
     "register",
     "renew",
     "report",
+    "withdraw",
 ]
 
 # RETURNING's subqueries see the statement's own snapshot: revision and nonce are of one moment.
@@ -98,6 +99,14 @@ RETURNING true
 """
 
 DELETE = "DELETE FROM replicas WHERE replica_id = $1 RETURNING true"
+
+# Waits for a transaction that has inserted this id and is not over, whose COMMIT may be on its way; whatever becomes of it,
+# the row is there to be deleted afterwards.
+CLAIM = """
+INSERT INTO replicas (replica_id, epoch, hold_ms, applied_revision, renewals, renewed_time, started_time, address)
+SELECT $1, epoch, $2, revision, 0, clock_timestamp(), clock_timestamp(), '' FROM state
+ON CONFLICT (replica_id) DO NOTHING
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +180,17 @@ async def prune(connection: Connection, replica_id: str, renewals: int, number: 
 async def delete(connection: Connection, replica_id: str) -> bool:
     """Deletes the row of a replica that is known to allow nothing any more; False if it was gone."""
     return bool(await connection.fetchval(DELETE, replica_id))
+
+
+async def withdraw(connection: Connection, replica_id: str, hold_ms: int) -> None:
+    """Sees to it that there is no row of a registration whose answer was not awaited, and that none comes later.
+
+    For a `Line` only, like `register`.
+    """
+    await begin(connection, Bounds.of(hold_ms))
+    await connection.execute(CLAIM, replica_id, hold_ms)
+    await connection.execute(DELETE, replica_id)
+    await connection.execute("COMMIT")
 
 
 def _row(row: asyncpg.Record) -> ReplicaRow:

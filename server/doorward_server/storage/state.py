@@ -1,7 +1,7 @@
 """The one row of `state`: the log's position, the catalog, the fingerprints of the pepper keys (design section 6).
 
-The position and the catalog are moved by the door alone (`changes.py`). Called by `app.py` at the start, by
-`replica/caches.py` (load_catalog) and by `service/`.
+The position is moved by the door alone (`changes.py`), and the catalog within it (`apply_catalog`). Called by `app.py` at
+the start, by `replica/caches.py` (load_catalog) and by `service/`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,30 @@ from doorward_server.storage.failures import unseeded
 
 if TYPE_CHECKING:
     from doorward_server.storage.connect import Connection
+    from doorward_server.storage.transaction import Transaction
 
-__all__ = ["LoadedCatalog", "State", "add_fingerprint", "load_catalog", "read_fingerprints", "read_state", "seed"]
+__all__ = [
+    "LoadedCatalog",
+    "State",
+    "add_fingerprint",
+    "apply_catalog",
+    "load_catalog",
+    "lock",
+    "read_fingerprints",
+    "read_state",
+    "seed",
+]
 
 READ_STATE = "SELECT epoch, revision, nonce, catalog_version FROM state"
 
 LOAD_CATALOG = "SELECT epoch, revision, nonce, catalog_version, catalog ->> 'toml' AS toml FROM state"
+
+LOCK = "SELECT FROM state FOR UPDATE"
+
+APPLY_CATALOG = """
+UPDATE state SET catalog = jsonb_build_object('toml', $1::text), catalog_version = catalog_version + 1
+RETURNING catalog_version
+"""
 
 SEED = """
 INSERT INTO state (epoch, revision, nonce, catalog_version, catalog, audit_head, pepper_fingerprints)
@@ -71,6 +89,21 @@ async def load_catalog(connection: Connection) -> LoadedCatalog:
     if row is None:
         raise unseeded()
     return LoadedCatalog(row["epoch"], row["revision"], row["nonce"], row["catalog_version"], row["toml"])
+
+
+async def lock(tx: Transaction) -> None:
+    """Keeps every other change from committing until this one ends; what is read from here on contains all before it.
+
+    The last lock of the door's order (`changes.py`): whoever takes it early must take none after it.
+    """
+    await tx.connection.execute(LOCK)
+
+
+async def apply_catalog(tx: Transaction, catalog_toml: str) -> int:
+    """Replaces the catalog; its new version."""
+    version: int = await tx.connection.fetchval(APPLY_CATALOG, catalog_toml)
+    tx.wrote = True
+    return version
 
 
 async def seed(connection: Connection, nonce: bytes, catalog_toml: str, fingerprints: dict[str, str]) -> bool:

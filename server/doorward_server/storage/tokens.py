@@ -11,17 +11,16 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from doorward_server.model import AccountState, Grant, Token, TokenState
+from doorward_server.model import AccountState, Grant, Token
 from doorward_server.storage.accounts import STATES
 from doorward_server.storage.failures import unseeded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     import asyncpg
 
-    from doorward_server.model import Page, StoredSecret
+    from doorward_server.model import StoredSecret
     from doorward_server.storage.connect import Connection
     from doorward_server.storage.transaction import Transaction
 
@@ -29,12 +28,14 @@ __all__ = [
     "LoadedToken",
     "StoredToken",
     "count_live",
+    "flatten",
     "insert",
-    "list_page",
     "load",
     "read",
     "read_hash",
+    "read_many",
     "revoke",
+    "revoke_many",
     "write_back_digest",
 ]
 
@@ -58,7 +59,9 @@ LEFT JOIN LATERAL (
            array_agg(digest ORDER BY version) AS digests,
            array_agg(pepper_id ORDER BY version) AS pepper_ids,
            array_agg((extract(epoch FROM not_after) * 1000000)::bigint ORDER BY version) AS not_after_us
-    FROM token_secrets WHERE token_secrets.token_id = tokens.token_id
+    -- What has ended by the database's own clock is gone whatever a replica's clock says: "at once" means at once.
+    FROM token_secrets
+    WHERE token_secrets.token_id = tokens.token_id AND (not_after IS NULL OR not_after > clock_timestamp())
 ) AS secrets ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(permission_set ORDER BY permission_set) AS permission_sets,
@@ -75,12 +78,14 @@ READ_HASH = "SELECT bcrypt_hash FROM token_secrets WHERE token_id = $1 AND versi
 # Around the rows of a page, so that activity and grants are looked up for these and no others.
 RECORDS_OF = """
 SELECT tokens.token_id, tokens.account_id, display_name, description, labels, allow_self_rotation, disabled,
-       create_time, update_time, expire_time, revoke_time, revoke_reason, created_by, create_revision, revision,
+       create_time, update_time, expire_time, revoke_time, revoke_reason, created_by, ordinal, revision,
        last_used_time, held.permission_sets, held.scopes
 FROM ("""
 WITH_GRANTS = """
 ) AS tokens
-LEFT JOIN token_activity ON token_activity.token_id = tokens.token_id
+LEFT JOIN LATERAL (
+    SELECT last_used_time FROM token_activity WHERE token_activity.token_id = tokens.token_id OFFSET 0
+) AS activity ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(permission_set ORDER BY permission_set) AS permission_sets,
            array_agg(scopes ORDER BY permission_set) AS scopes
@@ -89,87 +94,65 @@ LEFT JOIN LATERAL (
         FROM grants WHERE grants.token_id = tokens.token_id GROUP BY permission_set
     ) AS by_set
 ) AS held ON true
-ORDER BY create_revision DESC
 """
 
 ONE = "SELECT * FROM tokens WHERE token_id = $1"
+THESE = "SELECT * FROM tokens WHERE token_id = ANY($1::text[])"
 READ: Final = RECORDS_OF + ONE + WITH_GRANTS
+READ_MANY: Final = RECORDS_OF + THESE + WITH_GRANTS
 
-# Each reads an index from where the last page ended, and stops when the page is full: tokens_by_account, tokens_live,
-# tokens_disabled, tokens_expiring (sorted: an account's live tokens are bounded), tokens_revoked. The states exclude
-# each other, in the order in which a check names them: revoked, expired, disabled.
-ALL_PAGE = """
-SELECT * FROM tokens WHERE account_id = $1 AND create_revision < $2 ORDER BY create_revision DESC LIMIT $3
-"""
-ACTIVE_PAGE = """
-SELECT * FROM tokens
-WHERE account_id = $1 AND create_revision < $2
-  AND revoke_time IS NULL AND NOT disabled AND (expire_time IS NULL OR expire_time > $4)
-ORDER BY create_revision DESC LIMIT $3
-"""
-DISABLED_PAGE = """
-SELECT * FROM tokens
-WHERE account_id = $1 AND create_revision < $2
-  AND revoke_time IS NULL AND disabled AND (expire_time IS NULL OR expire_time > $4)
-ORDER BY create_revision DESC LIMIT $3
-"""
-EXPIRED_PAGE = """
-SELECT * FROM tokens
-WHERE account_id = $1 AND create_revision < $2 AND revoke_time IS NULL AND expire_time <= $4
-ORDER BY create_revision DESC LIMIT $3
-"""
-REVOKED_PAGE = """
-SELECT * FROM tokens
-WHERE account_id = $1 AND create_revision < $2 AND revoke_time IS NOT NULL
-ORDER BY create_revision DESC LIMIT $3
-"""
-LISTS: Final = {
-    None: RECORDS_OF + ALL_PAGE + WITH_GRANTS,
-    TokenState.ACTIVE: RECORDS_OF + ACTIVE_PAGE + WITH_GRANTS,
-    TokenState.DISABLED: RECORDS_OF + DISABLED_PAGE + WITH_GRANTS,
-    TokenState.EXPIRED: RECORDS_OF + EXPIRED_PAGE + WITH_GRANTS,
-    TokenState.REVOKED: RECORDS_OF + REVOKED_PAGE + WITH_GRANTS,
-}
-BEFORE_ALL: Final = 2**63 - 1  # a create_revision that no token reaches
-
-# One round trip for all of a token's rows; the foreign keys are checked at the statement's end. The revisions are 0
-# until the door's last statement stamps them.
+# One round trip for all of a token's rows; the foreign keys are checked at the statement's end. The revision is 0 until the
+# door's last statement stamps it.
 INSERT = """
-WITH token AS (
+WITH account AS (
+    UPDATE accounts SET live_tokens = live_tokens + 1, issued_tokens = issued_tokens + 1 WHERE account_id = $2
+    RETURNING issued_tokens AS ordinal
+), token AS (
     INSERT INTO tokens
         (token_id, account_id, display_name, description, labels, allow_self_rotation, disabled, create_time,
-         update_time, expire_time, created_by, create_revision, revision)
-    VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8, $9, $10, $11, 0, 0)
+         update_time, expire_time, created_by, ordinal, revision)
+    SELECT $1, $2, $3::text, $4::text, $5::jsonb, $6::boolean, $7::boolean, $8::timestamptz, $9::timestamptz,
+           $10::timestamptz, $11::text, ordinal, 0
+    FROM account
 ), secret AS (
     INSERT INTO token_secrets (token_id, version, bcrypt_hash, digest, pepper_id, not_after, issued_to)
     VALUES ($1, $12, $13, $14, $15, $16, $17)
 ), granted AS (
-    INSERT INTO grants (token_id, account_id, permission_set, scope)
-    SELECT $1, $2, permission_set, scope FROM unnest($18::text[], $19::text[]) AS given (permission_set, scope)
+    INSERT INTO grants (token_id, account_id, permission_set, scope, ordinal)
+    SELECT $1, $2, permission_set, scope, ordinal
+    FROM account, unnest($18::text[], $19::text[]) AS given (permission_set, scope)
 ), labelled AS (
-    INSERT INTO token_labels (account_id, key, value, create_revision, token_id)
-    SELECT $2, key, value, 0, $1 FROM unnest($20::text[], $21::text[]) AS given (key, value)
-), idle AS (
-    INSERT INTO token_activity (token_id, account_id, idle_since) VALUES ($1, $2, $8)
+    INSERT INTO token_labels (account_id, key, value, ordinal, token_id)
+    SELECT $2, key, value, ordinal, $1 FROM account, unnest($20::text[], $21::text[]) AS given (key, value)
 )
-UPDATE accounts SET live_tokens = live_tokens + 1 WHERE account_id = $2
+INSERT INTO token_activity (token_id, account_id, idle_since, ordinal)
+SELECT $1, $2, $8::timestamptz, ordinal FROM account
 """
 
+# Those that were revoked before keep their time and reason, and are not counted again.
 REVOKE = """
 WITH revoked AS (
     UPDATE tokens SET revoke_time = $2, update_time = $2, revoke_reason = $3
-    WHERE token_id = $1 AND revoke_time IS NULL
-    RETURNING account_id
+    WHERE token_id = ANY($1::text[]) AND revoke_time IS NULL
+    RETURNING account_id, token_id
+), idle AS (
+    UPDATE token_activity SET idle_since = NULL FROM revoked WHERE token_activity.token_id = revoked.token_id
+), counted AS (
+    UPDATE accounts SET live_tokens = live_tokens - gone.tokens
+    FROM (SELECT account_id, count(*) AS tokens FROM revoked GROUP BY account_id) AS gone
+    WHERE accounts.account_id = gone.account_id
 )
-UPDATE accounts SET live_tokens = live_tokens - 1 FROM revoked WHERE accounts.account_id = revoked.account_id
-RETURNING true
+SELECT token_id FROM revoked
 """
 
 COUNT_LIVE = "SELECT live_tokens FROM accounts WHERE account_id = $1"
 
-# Only for the version that was proved: a version's secret never changes, and a number is never used again.
+# Only for the version that was proved: a version's secret never changes, and a number is never used again. What was rotated
+# out while bcrypt looked at it proves nothing any more.
 WRITE_BACK_DIGEST = """
-UPDATE token_secrets SET digest = $3, pepper_id = $4 WHERE token_id = $1 AND version = $2 RETURNING true
+UPDATE token_secrets SET digest = $3, pepper_id = $4
+WHERE token_id = $1 AND version = $2 AND (not_after IS NULL OR not_after > clock_timestamp())
+RETURNING true
 """
 
 
@@ -222,23 +205,15 @@ async def read(connection: Connection, token_id: str) -> Token | None:
     return None if row is None else _token(row)
 
 
-async def list_page(
-    connection: Connection, account_id: str, state: TokenState | None, page: Page, now: datetime
-) -> list[Token]:
-    """A page of the account's tokens, newest first; those in `state` at `now`, or all.
-
-    The key of a row, for `Page.after`, is `(str(token.create_revision),)`.
-    """
-    before = BEFORE_ALL if page.after is None else int(page.after[0])
-    arguments: Sequence[object] = (account_id, before, page.size)
-    if state in {TokenState.ACTIVE, TokenState.DISABLED, TokenState.EXPIRED}:
-        arguments = (*arguments, now)
-    return [_token(row) for row in await connection.fetch(LISTS[state], *arguments)]
+async def read_many(connection: Connection, token_ids: Sequence[str]) -> list[Token]:
+    """The records of these tokens in this order, without those that do not exist."""
+    found = {row["token_id"]: _token(row) for row in await connection.fetch(READ_MANY, token_ids)}
+    return [found[token_id] for token_id in token_ids if token_id in found]
 
 
 async def insert(tx: Transaction, token: Token, secret: StoredSecret, issued_to: str) -> None:
     """Writes a new token with its first secret, which `issued_to` (an actor) receives. Its account's row is locked."""
-    sets, scopes = _flatten(token.grants)
+    sets, scopes = flatten(token.grants)
     labels = dict(token.labels)
     await tx.connection.execute(
         INSERT,
@@ -264,15 +239,20 @@ async def insert(tx: Transaction, token: Token, secret: StoredSecret, issued_to:
         list(labels),
         list(labels.values()),
     )
-    tx.wrote_token(token.token_id, created=True)
+    tx.wrote_token(token.token_id)
 
 
 async def revoke(tx: Transaction, token_id: str, reason: str) -> bool:
     """Revokes the token at `tx.now`; False if it was revoked before (then nothing is written). Its account's row is locked."""
-    if not await tx.connection.fetchval(REVOKE, token_id, tx.now, reason):
-        return False
-    tx.wrote_token(token_id)
-    return True
+    return bool(await revoke_many(tx, [token_id], reason))
+
+
+async def revoke_many(tx: Transaction, token_ids: Sequence[str], reason: str) -> frozenset[str]:
+    """Revokes those of these tokens that were not revoked before, and returns which. Their accounts' rows are locked."""
+    revoked = frozenset(row["token_id"] for row in await tx.connection.fetch(REVOKE, token_ids, tx.now, reason))
+    for token_id in revoked:
+        tx.wrote_token(token_id)
+    return revoked
 
 
 async def count_live(connection: Connection, account_id: str) -> int:
@@ -281,14 +261,15 @@ async def count_live(connection: Connection, account_id: str) -> int:
 
 
 async def write_back_digest(connection: Connection, token_id: str, version: int, digest: bytes, pepper_id: str) -> bool:
-    """Keeps the digest of a secret that was proved to be `version`; False if that version is gone.
+    """Keeps the digest of a secret that was proved to be `version`; False if that version is gone or has ended.
 
     Not through the door: it changes no decision, only what the next one costs.
     """
     return bool(await connection.fetchval(WRITE_BACK_DIGEST, token_id, version, digest, pepper_id))
 
 
-def _flatten(grants: Sequence[Grant]) -> tuple[list[str], list[str]]:
+def flatten(grants: Sequence[Grant]) -> tuple[list[str], list[str]]:
+    """The rows of these grants, as columns: permission sets and scopes."""
     pairs = [
         (grant.permission_set, scope)
         for grant in grants
@@ -341,7 +322,7 @@ def _token(row: asyncpg.Record) -> Token:
         revoke_time=row["revoke_time"],
         revoke_reason=row["revoke_reason"],
         created_by=row["created_by"],
-        create_revision=row["create_revision"],
+        ordinal=row["ordinal"],
         revision=row["revision"],
         last_used_time=row["last_used_time"],
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
-__all__ = ["Bounds", "CommitUnknown", "Transaction", "begin", "lock", "transaction"]
+__all__ = ["Bounds", "CommitUnknown", "Transaction", "begin", "lock", "roll_back", "transaction"]
 
 log = structlog.get_logger(__name__)
 
@@ -76,26 +76,24 @@ class Transaction:
     """Proof that the door is held: the locks are taken, and what is read through `connection` now stays so until COMMIT.
 
     `now`: the database's time after the locks were taken, for times that are written and for expiry. Use cases touch
-    only `now`, `catalog_version`, and `connection` to hand it to functions that read. The sets name the rows that get
-    the revision once it is known.
+    only `now`, `catalog_version`, `locked_accounts` (which may not exist), and `connection` to hand it to functions that
+    read. The sets name the rows that get the revision once it is known.
     """
 
     connection: Connection
     now: datetime
     epoch: int
     catalog_version: int
+    locked_accounts: frozenset[str] = frozenset()
     wrote: bool = False
-    created_tokens: set[str] = field(default_factory=set)
     written_tokens: set[str] = field(default_factory=set)
     written_accounts: set[str] = field(default_factory=set)
     written_operators: set[str] = field(default_factory=set)
 
-    def wrote_token(self, token_id: str, *, created: bool = False) -> None:
-        """A token's rows were written: its revision, and if it is new its create_revision, will be this change's."""
+    def wrote_token(self, token_id: str) -> None:
+        """A token's rows were written: its revision will be this change's."""
         self.wrote = True
         self.written_tokens.add(token_id)
-        if created:
-            self.created_tokens.add(token_id)
 
     def wrote_account(self, account_id: str) -> None:
         """An account's row was written: its revision will be this change's."""
@@ -125,18 +123,18 @@ async def transaction(connection: Connection, bounds: Bounds, *, dry_run: bool) 
             await begin(connection, bounds)
             yield
         if dry_run:
-            await _roll_back(connection)
+            await roll_back(connection)
         else:
             await _acknowledged_commit(connection, bounds)
     except Exception:
-        await _roll_back(connection)
+        await roll_back(connection)
         raise
     except BaseException:  # cancelled: at once, before asyncpg's own cancel request can start
         terminate(connection)
         raise
 
 
-async def _roll_back(connection: Connection) -> None:
+async def roll_back(connection: Connection) -> None:
     """ROLLBACK; if that is not answered the connection goes, and the server does it by itself."""
     try:
         with answered_within(connection, ROLLBACK_S):
@@ -160,7 +158,7 @@ async def lock(
     row = await connection.fetchrow(READ_STATE)
     if row is None:
         raise unseeded()
-    return Transaction(connection, row["now"], row["epoch"], row["catalog_version"])
+    return Transaction(connection, row["now"], row["epoch"], row["catalog_version"], frozenset(accounts))
 
 
 async def _acknowledged_commit(connection: Connection, bounds: Bounds) -> None:
