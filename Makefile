@@ -9,7 +9,7 @@ T ?= tests
 unexport PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE PGSERVICE PGSERVICEFILE PGPASSFILE PGOPTIONS PGSSLMODE PGTARGETSESSIONATTRS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster test-ha lint proto install bench lock clean check-python
+.PHONY: help run demo test test-cluster test-ha lint proto install bench lock clean check-python
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,11 +20,11 @@ run: $(VENV)/runtime.stamp ## Start Doorward with its own PostgreSQL on 127.0.0.
 install: $(VENV)/runtime.stamp ## Install both packages into .venv
 	@echo "Installed. Try: $(BIN)/doorward --help"
 
-test: lint $(VENV)/newest.stamp ## Lint, types, and every test but test-cluster's (T=path runs one file or folder)
-	$(BIN)/python -m pytest $(T) --ignore=tests/cluster --ignore=tests/ha
+test: lint $(VENV)/newest.stamp ## Lint, types, and every test but test-ha (T=path runs one file or folder)
+	$(BIN)/python -m pytest $(T) --ignore=tests/ha
 
 test-cluster: $(VENV)/dev.stamp ## The faults of several servers on one database: kill, freeze, cut off, fail over
-	$(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m pytest tests/cluster --every-kind
 
 test-ha: $(VENV)/dev.stamp ## Switchover and failover by Patroni and etcd, with figures (needs etcd; makes .venv-ha)
 	@test -x .venv-ha/bin/patroni || { $(PYTHON) -m venv .venv-ha && .venv-ha/bin/python $(PIP) install 'patroni[etcd3]' 'psycopg[binary]'; }
@@ -40,6 +40,9 @@ lint: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Style, types, imports, contract, 
 
 proto: $(VENV)/dev.stamp $(VENV)/proto.stamp ## Generate client/doorward/v1 from protos/
 	$(BIN)/python tools/generate.py
+
+demo: $(VENV)/runtime.stamp ## The story in a minute: issue, check, rotate, revoke on three replicas
+	@$(BIN)/python examples/demo.py
 
 bench: $(VENV)/dev.stamp ## Measure, and print the tables of docs/performance.md
 	$(BIN)/python -m bench $(ARGS)

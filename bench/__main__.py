@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import google.protobuf
 import grpc
 
-from bench import check, core, runtimes, scale
+from bench import check, client, core, lists, propagation, runtimes, scale
 from bench.harness import Cores
 from doorward_server import telemetry
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 PARTS: Final[dict[str, Callable[[Cores], list[Table]]]] = {
     "core": lambda _: core.run(),
     "check": check.run,
+    "client": client.run,
+    "propagation": propagation.run,
     "scale": scale.run,
+    "lists": lists.run,
 }
 
 
@@ -35,7 +38,7 @@ def main() -> int:
     """Runs the parts that were asked for, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", help=f"what to measure: {', '.join(PARTS)} (all three if none is named), or runtimes"
+        "parts", nargs="*", help=f"what to measure: {', '.join(PARTS)} (all if none is named), or runtimes"
     )
     parser.add_argument("--python", action="append", default=[], help="for runtimes: an interpreter; may be repeated")
     asked = parser.parse_args()

@@ -79,6 +79,11 @@ class Population:
     def account_id(self, index: int) -> str:
         return f"account_{index // TOKENS_IN_ACCOUNT:06d}"
 
+    @staticmethod
+    def ordinal(index: int) -> int:
+        """The how-manieth token of its account."""
+        return index % TOKENS_IN_ACCOUNT + 1
+
     def live_tokens(self, index: int) -> int:
         """Of the account whose first token has this index."""
         return min(TOKENS_IN_ACCOUNT, self.count - index)
@@ -138,13 +143,17 @@ async def _copy_tables(connection: Connection, tables: list[Table]) -> None:
 
 
 def _accounts(population: Population, now: datetime) -> Table:
-    columns = ("account_id", "display_name", "plan", "state", "create_time", "update_time", "live_tokens", "revision")
+    columns = (
+        *("account_id", "display_name", "plan", "state", "create_time", "update_time"),
+        *("live_tokens", "issued_tokens", "revision"),
+    )
     return (
         "accounts",
         columns,
         (
-            (population.account_id(i), "Bench", "enterprise", "active", now, now, population.live_tokens(i), 1)
+            (population.account_id(i), "Bench", "enterprise", "active", now, now, live, live, 1)
             for i in range(0, population.count, TOKENS_IN_ACCOUNT)
+            for live in (population.live_tokens(i),)
         ),
     )
 
@@ -164,15 +173,15 @@ def _projects(population: Population, now: datetime) -> Table:
 def _tokens(population: Population, now: datetime, first_revision: int) -> Table:
     columns = (
         *("token_id", "account_id", "display_name", "description", "labels", "allow_self_rotation", "disabled"),
-        *("create_time", "update_time", "created_by", "create_revision", "revision"),
+        *("create_time", "update_time", "created_by", "ordinal", "revision"),
     )
     return (
         "tokens",
         columns,
         (
-            (token_id, population.account_id(i), "Bench", "", "{}", False, False, now, now, BY, revision, revision)
+            (token_id, population.account_id(i), "Bench", "", "{}", False, False, now, now, BY, ordinal, revision)
             for i, token_id in enumerate(population.token_ids)
-            for revision in (first_revision + 1 + i,)
+            for ordinal, revision in ((population.ordinal(i), first_revision + 1 + i),)
         ),
     )
 
@@ -193,9 +202,9 @@ def _secrets(population: Population, ring: PepperRing) -> Table:
 def _grants(population: Population) -> Table:
     return (
         "grants",
-        ("token_id", "account_id", "permission_set", "scope"),
+        ("token_id", "account_id", "permission_set", "scope", "ordinal"),
         (
-            (token_id, population.account_id(i), name, scope)
+            (token_id, population.account_id(i), name, scope, population.ordinal(i))
             for i, token_id in enumerate(population.token_ids)
             for name, scope in ((SET_ON_ONE, population.project_id(i)), (SET_ON_ALL, "*"))
         ),
@@ -205,6 +214,9 @@ def _grants(population: Population) -> Table:
 def _activity(population: Population, now: datetime) -> Table:
     return (
         "token_activity",
-        ("token_id", "account_id", "idle_since"),
-        ((token_id, population.account_id(i), now) for i, token_id in enumerate(population.token_ids)),
+        ("token_id", "account_id", "idle_since", "ordinal"),
+        (
+            (token_id, population.account_id(i), now, population.ordinal(i))
+            for i, token_id in enumerate(population.token_ids)
+        ),
     )

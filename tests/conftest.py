@@ -6,4 +6,10 @@ pytest_plugins = [
     "tests.support.server",
     "tests.support.cluster",
     "tests.support.pair",
+    "tests.support.dialects",
+    "tests.support.held",
+    "tests.support.guarded",
+    "tests.support.programs",
+    "tests.support.places",
+    "tests.support.mints",
 ]

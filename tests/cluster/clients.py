@@ -1,7 +1,6 @@
 """A client of one replica: it begins calls, and what came of them stands in the history.
 
-`Pending` is a call under way. The kinds of mutation that the fault tests are made of stand in `KINDS`: each takes away what
-a subject was allowed.
+`Pending` is a call under way. A `Kind` is a mutation that takes away what a subject was allowed; the others are in `kinds.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from doorward.v1 import (
     account_admin_pb2_grpc,
     authorizer_pb2,
     authorizer_pb2_grpc,
+    system_admin_pb2_grpc,
     token_admin_pb2,
     token_admin_pb2_grpc,
 )
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
     from tests.support.wire import Metadata
 
-__all__ = ["ISSUE", "KINDS", "LOWER_PLAN", "PUT_PROJECT", "REVOKE", "TIMEOUT_S", "Client", "Kind", "Pending"]
+__all__ = ["ISSUE", "LOWER_PLAN", "PUT_PROJECT", "REVOKE", "TIMEOUT_S", "Client", "Kind", "Pending"]
 
 R = TypeVar("R", Check, Mutation)
 
 TIMEOUT_S: Final = 60.0
 PATIENCE_S: Final = 60.0
-# Of the set that every subject is granted: a plan must be enterprise to cover it.
-SET, PERMISSION = "developer", "develop:write"
+# What every subject is asked about; of the set that it is granted, which a plan must be enterprise to cover.
+PERMISSION: Final = "develop:write"
 ALLOWED: Final = "ALLOWED"
 
 
@@ -101,8 +101,9 @@ class Client:
         self._admin, self._caller = admin, caller
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
         self.channel = grpc.insecure_channel(address, options=options)
-        self._accounts = account_admin_pb2_grpc.AccountAdminStub(self.channel)
-        self._tokens = token_admin_pb2_grpc.TokenAdminStub(self.channel)
+        self.accounts = account_admin_pb2_grpc.AccountAdminStub(self.channel)
+        self.tokens = token_admin_pb2_grpc.TokenAdminStub(self.channel)
+        self.system = system_admin_pb2_grpc.SystemAdminStub(self.channel)
         self._authorizer = authorizer_pb2_grpc.AuthorizerStub(self.channel)
 
     def close(self) -> None:
@@ -128,7 +129,8 @@ class Client:
         if at_least is not None:
             request.consistency.CopyFrom(Consistency(at_least_as_fresh=f"1.{at_least}"))
         record = self.history.begin_check(self.replica, subject, fully=fully)
-        future = self._authorizer.Check.future(request, metadata=self._caller, timeout=timeout_s)
+        asked_by = self._caller if subject.asked_by is None else subject.asked_by
+        future = self._authorizer.Check.future(request, metadata=asked_by, timeout=timeout_s)
         return Pending(record, future, _fill_check, self.history.true_now_ns)
 
     def check(self, subject: Subject, *, fully: bool = False, timeout_s: float = TIMEOUT_S) -> str:
@@ -140,7 +142,7 @@ class Client:
     def begin_revoke(self, subject: Subject, timeout_s: float = TIMEOUT_S) -> Pending[Mutation]:
         """Begins a RevokeToken."""
         request = token_admin_pb2.RevokeTokenRequest(token_id=subject.token_id)
-        return self._begin("RevokeToken", subject, "TOKEN_REVOKED", self._tokens.RevokeToken, request, timeout_s)
+        return self.begin_mutation("RevokeToken", subject, "TOKEN_REVOKED", self.tokens.RevokeToken, request, timeout_s)
 
     def begin_put_account(
         self, account_id: str, plan: str, *, subject: Subject | None = None, timeout_s: float = TIMEOUT_S
@@ -148,7 +150,7 @@ class Client:
         """Begins a PutAccount; a plan below enterprise suspends the subject's grant."""
         request = account_admin_pb2.PutAccountRequest(account_id=account_id, display_name="Own", plan=plan)
         makes = "GRANT_SUSPENDED_BY_PLAN" if plan == "team" else ALLOWED
-        return self._begin("PutAccount", subject, makes, self._accounts.PutAccount, request, timeout_s)
+        return self.begin_mutation("PutAccount", subject, makes, self.accounts.PutAccount, request, timeout_s)
 
     def begin_put_project(
         self, account_id: str, project_id: str, *, subject: Subject | None = None, timeout_s: float = TIMEOUT_S
@@ -157,38 +159,55 @@ class Client:
         request = account_admin_pb2.PutProjectRequest(
             account_id=account_id, project_id=project_id, display_name="A project"
         )
-        return self._begin("PutProject", subject, ALLOWED, self._accounts.PutProject, request, timeout_s)
+        return self.begin_mutation("PutProject", subject, ALLOWED, self.accounts.PutProject, request, timeout_s)
 
     def begin_issue(self, subject: Subject, *, everywhere: bool = False) -> Pending[Mutation]:
         """Begins an IssueToken of the subject's token, which has neither id nor secret yet."""
-        grant = on(SET, subject.project_id)
+        grant = on(subject.permission_set, subject.project_id)
         if everywhere:
             grant.all_projects = True
             del grant.project_ids[:]
         request = token_admin_pb2.IssueTokenRequest(
             account_id=subject.account_id, display_name="a token", grants=(grant,)
         )
-        return self._begin("IssueToken", subject, ALLOWED, self._tokens.IssueToken, request, TIMEOUT_S)
+        return self.begin_mutation("IssueToken", subject, ALLOWED, self.tokens.IssueToken, request, TIMEOUT_S)
 
     def begin_await(self, number: int, timeout_s: float = TIMEOUT_S) -> Pending[Mutation]:
         """Begins an AwaitPropagation."""
         request = token_admin_pb2.AwaitPropagationRequest(revision=f"1.{number}")
-        return self._begin("AwaitPropagation", None, "", self._tokens.AwaitPropagation, request, timeout_s)
+        return self.begin_mutation("AwaitPropagation", None, "", self.tokens.AwaitPropagation, request, timeout_s)
 
-    def _begin(
-        self, rpc: str, subject: Subject | None, makes: str, stub: Any, request: Any, timeout_s: float
+    def begin_mutation(
+        self,
+        rpc: str,
+        subject: Subject | None,
+        makes: str,
+        stub: Any,
+        request: Any,
+        timeout_s: float = TIMEOUT_S,
+        *,
+        done_by: Metadata | None = None,
     ) -> Pending[Mutation]:
+        """Begins any mutation; `done_by`: a caller other than the deployment's admin."""
         record = self.history.begin_mutation(self.replica, rpc, subject, makes)
-        future = stub.future(request, metadata=self._admin, timeout=timeout_s)
+        future = stub.future(request, metadata=self._admin if done_by is None else done_by, timeout=timeout_s)
         return Pending(record, future, _fill_mutation, self.history.true_now_ns)
 
+    def ask(self, stub: Any, request: Any) -> Any:
+        """The answer of a call that is no part of the history."""
+        return stub(request, metadata=self._admin, timeout=TIMEOUT_S)
+
     # ---- what checks are about
+
+    def prepare(self, subject: Subject) -> None:
+        """What a kind of mutation needs of its subjects, before their token is issued; nothing, unless `kinds.py` says so."""
 
     def subject(self, *, everywhere: bool = False) -> Subject:
         """A token with a grant on one project, or `everywhere` on all, in an account of its own."""
         account_id = fresh_id("acc")
         project_id = f"{account_id}-p"
         subject = Subject(account_id, project_id, "", "", PERMISSION, "TOKEN_UNRECOGNIZED")
+        self.prepare(subject)
         _done(self.begin_put_account(account_id, "enterprise"))
         _done(self.begin_put_project(account_id, project_id))
         _done(self.begin_issue(subject, everywhere=everywhere))
@@ -197,6 +216,7 @@ class Client:
     def another_of(self, subject: Subject) -> Subject:
         """Another token of the same account."""
         other = Subject(subject.account_id, subject.project_id, "", "", PERMISSION, "TOKEN_UNRECOGNIZED")
+        self.prepare(other)
         _done(self.begin_issue(other))
         return other
 
@@ -208,6 +228,10 @@ class Kind:
     rpc: str
     makes: str
     begin: Callable[[Client, Subject, float], Pending[Mutation]]
+    prepare: Callable[[Client, Subject], None] = lambda _client, _subject: None
+    # What it does not have: "again", a repeat that succeeds; "repeat", one that then changes nothing; "account", the
+    # lock of an account.
+    lacks: frozenset[str] = frozenset()
 
     def at(self, client: Client, subject: Subject, timeout_s: float = TIMEOUT_S) -> Pending[Mutation]:
         """Begins it."""
@@ -220,7 +244,6 @@ LOWER_PLAN: Final = Kind(
     "GRANT_SUSPENDED_BY_PLAN",
     lambda client, subject, s: client.begin_put_account(subject.account_id, "team", subject=subject, timeout_s=s),
 )
-KINDS: Final = (REVOKE, LOWER_PLAN)
 ISSUE: Final = Kind("IssueToken", ALLOWED, lambda client, subject, _s: client.begin_issue(subject))
 PUT_PROJECT: Final = Kind(
     "PutProject",
@@ -243,8 +266,10 @@ def _fill_check(check: Check, response: authorizer_pb2.CheckResponse) -> None:
 
 
 def _fill_mutation(mutation: Mutation, response: Any) -> None:
-    propagation = response.propagation
     mutation.answered = OK
+    if not hasattr(response, "propagation"):
+        return
+    propagation = response.propagation
     mutation.number = Revision.parse(propagation.revision).number
     mutation.confirmed, mutation.expired = propagation.replicas_confirmed, propagation.replicas_expired
     mutation.elapsed_s = propagation.elapsed.ToTimedelta().total_seconds()
@@ -254,6 +279,9 @@ def _fill_mutation(mutation: Mutation, response: Any) -> None:
 
 def _fill_failure(record: Check | Mutation, error: Any) -> None:
     record.answered = error.code().name
+    if isinstance(record, Check):
+        # That nobody is known by this credential is an answer; what else fails decided nothing.
+        record.is_decided = record.answered == "UNAUTHENTICATED"
     status = rpc_status.from_call(error)
     info = error_details_pb2.ErrorInfo()
     for detail in () if status is None else status.details:

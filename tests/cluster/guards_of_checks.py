@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
@@ -229,6 +230,14 @@ def _dereg() -> None:
     _put(HealthKeeper, "leave", leave_row_first)
 
 
+def _wall() -> None:
+    """No rule, but what nothing may rely on: the wall clock of the machine. It is five minutes slow here."""
+    real_s, real_ns = time.time, time.time_ns
+    slow_s = 300
+    _put(time, "time", lambda: real_s() - slow_s)
+    _put(time, "time_ns", lambda: real_ns() - slow_s * 10**9)
+
+
 GUARDS: Final[dict[str, Callable[[], None]]] = {
     "caplease": _caplease,
     "usable": _usable,
@@ -245,4 +254,5 @@ GUARDS: Final[dict[str, Callable[[], None]]] = {
     "stuck": _stuck,
     "poll": _poll,
     "dereg": _dereg,
+    "wall": _wall,
 }

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.support.wire import Metadata
+
 __all__ = ["OK", "Check", "History", "Mutation", "Subject", "now_ns"]
 
 OK = "OK"
@@ -34,6 +36,10 @@ class Subject:
     secret: str = field(repr=False)
     permission: str
     initially: str
+    permission_set: str = "developer"
+    # Who asks about it, if not the deployment's own caller; and that operator's id.
+    asked_by: Metadata | None = field(default=None, repr=False)
+    operator_id: str = ""
 
 
 @dataclass(eq=False)

@@ -24,7 +24,7 @@ from doorward_server.replica.holding import Holding
 from doorward_server.replica.lease_keeper import LeaseKeeper
 from doorward_server.replica.tasks import Tasks
 from doorward_server.replica.timing import Signal, Timing
-from doorward_server.service import issue
+from doorward_server.service import new_secrets
 from doorward_server.settings import Settings
 from tests.cluster.guards import take_away
 from tests.cluster.points import Points, wrap_checks
@@ -98,7 +98,7 @@ class Parts:
             self.secret = generate(kind, subject_id)
             return self.secret
 
-        setattr(issue, "generate", remembered)  # noqa: B010
+        setattr(new_secrets, "generate", remembered)  # noqa: B010
 
 
 class Control:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from doorward_server.failpoints import Failpoint
 from tests.cluster import verdicts
 from tests.cluster.clients import REVOKE
@@ -197,6 +199,7 @@ def test_a_new_secret_is_not_lost_with_the_database_line(cluster: Cluster) -> No
     verdicts.hold(cluster.history, cluster.rows)
 
 
+@pytest.mark.needs("repeat")
 def test_without_the_rows_there_is_no_success_and_a_repeat_waits(cluster: Cluster, kind: Kind) -> None:
     a, b, c = cluster["a"], cluster["b"], cluster["c"]
     subject = a.client.subject()
@@ -239,6 +242,7 @@ def test_two_changes_at_once_wait_for_a_silent_replica_beside_each_other(cluster
     verdicts.hold(cluster.history, cluster.rows)
 
 
+@pytest.mark.needs("repeat")
 def test_the_same_change_twice_at_once_succeeds_twice_and_both_wait(cluster: Cluster, kind: Kind) -> None:
     a, b, c = cluster["a"], cluster["b"], cluster["c"]
     subject = a.client.subject()

@@ -92,7 +92,11 @@ def test_f32_a_caller_that_disconnects_during_commit_sends_no_cancel_request(clu
     verdicts.hold(cluster.history, cluster.rows)
 
 
-@pytest.mark.parametrize("repeated", [False, True], ids=["await_propagation", "a_repeat"])
+@pytest.mark.parametrize(
+    "repeated",
+    [False, pytest.param(True, marks=pytest.mark.needs("repeat"))],
+    ids=["await_propagation", "a_repeat"],
+)
 def test_a_deadline_that_ends_during_the_wait_tells_the_revision_and_what_goes_on_waits(
     cluster: Cluster, kind: Kind, repeated: bool
 ) -> None:

@@ -145,9 +145,12 @@ def frozen_across_the_change(cluster: Cluster, kind: Kind) -> Mutation:
     b.arm(Failpoint.APPLY_BEFORE)
     b.freeze()
     mutation = cluster.wait_out(cluster.begin(kind, subject, a), a, keeping=(a,))
+    # Its row may be pruned by now: it must not learn of that before it has answered.
+    b.line.stall()
     check = b.client.begin_check(subject)
     b.thaw()
     check.result()
+    b.line.heal()
     b.release(Failpoint.APPLY_BEFORE)
     return mutation
 
@@ -244,9 +247,12 @@ def two_holds_in_one_fleet(cluster: Cluster, kind: Kind) -> Mutation:
     b.arm(Failpoint.APPLY_BEFORE)
     b.freeze()
     mutation = cluster.wait_out(cluster.begin(kind, subject, a), a, keeping=(a,), hold_ms=8000)
+    # Its row may be pruned by now: it must not learn of that before it has answered.
+    b.line.stall()
     check = b.client.begin_check(subject)
     b.thaw()
     check.result()
+    b.line.heal()
     b.release(Failpoint.APPLY_BEFORE)
     return mutation
 

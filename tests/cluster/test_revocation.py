@@ -12,8 +12,9 @@ import pytest
 
 from doorward_server.failpoints import Failpoint
 from tests.cluster import verdicts
-from tests.cluster.clients import KINDS, REVOKE
+from tests.cluster.clients import REVOKE
 from tests.cluster.history import OK
+from tests.cluster.kinds import ALWAYS
 from tests.cluster.traffic import traffic
 from tests.support.wire import eventually
 
@@ -121,7 +122,7 @@ def test_whatever_happens_to_the_others_a_change_that_returned_holds(start_clust
     with traffic(cluster, subjects):
         for fault in faults:
             # The newest, and the one before, which must stay what it became.
-            subject, kind, place = subjects[-1], choice.choice(KINDS), choice.choice("bc")
+            subject, kind, place = subjects[-1], choice.choice(ALWAYS), choice.choice("bc")
             del subjects[:-2]
             _await_answers(cluster, "ALLOWED")
             fault(cluster[place])

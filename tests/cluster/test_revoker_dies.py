@@ -10,6 +10,7 @@ from doorward_server.failpoints import Failpoint
 from tests.cluster import verdicts
 from tests.cluster.clients import REVOKE
 from tests.cluster.history import OK
+from tests.cluster.kinds import DELETE_PROJECT
 from tests.support.wire import eventually
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def revoker_that_dies(cluster: Cluster, kind: Kind, step: Failpoint) -> Outcome:
     return Outcome(failed, made, broken, repeated)
 
 
+@pytest.mark.needs("again")
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.value)
 def test_f19_a_revoker_that_dies_leaves_all_or_nothing_and_a_repeat_waits_in_full(
     cluster: Cluster, kind: Kind, step: Failpoint
@@ -71,6 +73,31 @@ def test_f19_a_revoker_that_dies_leaves_all_or_nothing_and_a_repeat_waits_in_ful
     assert repeated.expired >= 1
     assert repeated.elapsed_s * 1000 >= cluster.hold_ms
     assert [check.answered for check in cluster.history.checks[-2:]] == ["UNAVAILABLE", kind.makes]
+    verdicts.hold(cluster.history, cluster.rows)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.value)
+def test_f19_a_project_that_was_deleted_is_not_found_again_and_its_deletion_can_be_awaited(
+    cluster: Cluster, step: Failpoint
+) -> None:
+    a, b, c = cluster["a"], cluster["b"], cluster["c"]
+    subject = a.client.subject()
+    cluster.warm(subject, a, b, c)
+    cluster.stand()
+    b.line.stall()
+    a.arm(step, "crash")
+    DELETE_PROJECT.at(a.client, subject).result()
+    a.await_death()
+    assert not verdicts.all_or_nothing(cluster.history, cluster.rows)
+    if STEPS[step]:
+        assert DELETE_PROJECT.at(c.client, subject).result().answered == "NOT_FOUND"
+        c.arm(Failpoint.BARRIER_AFTER_ROWS)
+        awaited = cluster.wait_out(cluster.waits(c.client.begin_await(cluster.end()), c), c, keeping=(c,))
+    else:
+        awaited = cluster.wait_out(cluster.begin(DELETE_PROJECT, subject, c), c, keeping=(c,))
+    assert awaited.answered == OK
+    assert awaited.elapsed_s * 1000 >= cluster.hold_ms
+    assert [b.client.check(subject), c.client.check(subject)] == ["UNAVAILABLE", DELETE_PROJECT.makes]
     verdicts.hold(cluster.history, cluster.rows)
 
 
@@ -124,6 +151,7 @@ def test_nothing_acknowledged_is_lost_goes_red_when_silence_counts_as_success(st
     assert verdicts.nothing_acknowledged_is_lost(cluster.history, cluster.rows)
 
 
+@pytest.mark.needs("repeat")
 def test_a_lost_acknowledgement_is_no_success_either_and_a_repeat_waits_in_full(cluster: Cluster, kind: Kind) -> None:
     a, b, c = cluster["a"], cluster["b"], cluster["c"]
     subject = a.client.subject()
@@ -181,6 +209,7 @@ def writer_frozen_with_its_locks(cluster: Cluster, kind: Kind) -> tuple[Mutation
     return cluster.poll(frozen, a), proceeded
 
 
+@pytest.mark.needs("account")
 def test_f35_a_frozen_writer_holds_nobody_up_longer_than_its_transaction_may_last(cluster: Cluster, kind: Kind) -> None:
     frozen, proceeded = writer_frozen_with_its_locks(cluster, kind)
     assert (proceeded.answered, proceeded.confirmed, proceeded.expired) == (OK, 2, 1)

@@ -262,48 +262,6 @@ def test_a_set_that_the_plan_does_not_cover_is_a_precondition(stubs: Stubs, rows
     )
 
 
-@pytest.mark.parametrize("also_wrong", [{}, {"display_name": "", "account_id": "a b", "grants": []}])
-def test_a_request_id_is_not_offered_yet(
-    stubs: Stubs, rows: Rows, still: OwnAccount, also_wrong: dict[str, Any]
-) -> None:
-    fields = {"account_id": still.account_id, "display_name": "a token", "grants": [MEMBER], **also_wrong}
-    request = IssueTokenRequest(request_id="8b7c1f0e-4a57-4c7e-9d1a-0c4f5b6e7a21", **fields)
-
-    refusal = refusal_that_leaves_nothing(stubs, rows, request)
-
-    assert (refusal.code, refusal.reason) == ("UNIMPLEMENTED", "NOT_IMPLEMENTED")
-    assert refusal.metadata == {"field": "request_id"}
-    assert [violation.field for violation in refusal.violations] == ["request_id"]
-
-
-LATER_FILTERS: dict[str, Any] = {
-    "permission_set": "member",
-    "project_id": "p",
-    "labels": {"a": "b"},
-    "created_by": "operator:x",
-    "unused_since": Timestamp(seconds=1),
-    "expires_before": Timestamp(seconds=1),
-    "display_name_prefix": "n",
-}
-
-
-@pytest.mark.parametrize("field", LATER_FILTERS)
-def test_a_filter_that_is_not_offered_yet_is_refused_and_never_ignored(
-    stubs: Stubs, rows: Rows, still: OwnAccount, field: str
-) -> None:
-    request = ListTokensRequest(account_id=still.account_id, **{field: LATER_FILTERS[field]})
-
-    refusal = refusal_that_leaves_nothing(stubs, rows, request)
-
-    assert (refusal.code, refusal.reason, refusal.metadata) == ("UNIMPLEMENTED", "NOT_IMPLEMENTED", {"field": field})
-
-
-def test_every_filter_of_the_contract_is_offered_or_refused() -> None:
-    offered = {"account_id", "page_size", "page_token", "state"}
-
-    assert {field.name for field in ListTokensRequest.DESCRIPTOR.fields} == offered | set(LATER_FILTERS)
-
-
 OTHERS: list[tuple[Any, list[tuple[str, str]]]] = [
     (
         PutAccountRequest(),

@@ -14,9 +14,10 @@ import pytest
 
 from doorward.core.secret import SecretKind, generate, new_id
 from doorward.v1.account_admin_pb2 import GetAccountRequest, ListAccountsRequest, PutAccountRequest
-from doorward.v1.authorizer_pb2 import CheckRequest
+from doorward.v1.authorizer_pb2 import CheckRequest, ListTokensWithPermissionRequest
 from doorward.v1.error_reason_pb2 import ErrorReason
-from doorward.v1.token_admin_pb2 import GetTokenRequest, RevokeTokenRequest, UpdateTokenRequest
+from doorward.v1.system_admin_pb2 import RevokeOperatorRequest
+from doorward.v1.token_admin_pb2 import GetTokenRequest, RevokeTokenRequest
 from doorward.v1.types_pb2 import Grant
 from tests.support import troubles
 from tests.support.server import bearer
@@ -32,43 +33,48 @@ pytestmark = pytest.mark.usefixtures("recovered")
 ROOT: Final = Path(__file__).parents[2]
 CONTRACT: Final = (ROOT / "protos/doorward/v1/error_reason.proto").read_text(encoding="utf-8")
 # Reasons of RPCs and fields that later versions bring.
-LATER: Final = {
-    "REQUEST_ID_REUSED",
-    "EXCEEDS_CALLER",
-    "PROJECT_NOT_FOUND",
-    "OPERATOR_NOT_FOUND",
-    "TOKEN_IS_REVOKED",
-    "TOKEN_IS_EXPIRED",
-    "CATALOG_IN_USE",
-    "ETAG_MISMATCH",
-    "CATALOG_VERSION_MISMATCH",
-    "TOO_MANY_REQUESTS",
-}
+LATER: Final[set[str]] = set()
 HOW: Final[Mapping[str, Callable[[Frail], Refusal]]] = {
     "INVALID_FIELDS": lambda frail: refused(frail.stubs.tokens.GetToken, GetTokenRequest(), frail.stubs.admin),
     "MALFORMED_MESSAGE": troubles.malformed_message,
     "PAGE_TOKEN_INVALID": lambda frail: refused(
         frail.stubs.accounts.ListAccounts, ListAccountsRequest(page_token="x"), frail.stubs.admin
     ),
+    "REQUEST_ID_REUSED": troubles.request_id_reused,
     "CREDENTIAL_MISSING": lambda frail: troubles.get_token(frail, ()),
     "CREDENTIAL_MALFORMED": lambda frail: troubles.get_token(frail, bearer("x")),
     "CREDENTIAL_UNRECOGNIZED": lambda frail: troubles.get_token(
         frail, bearer(generate(SecretKind.OPERATOR, new_id()).reveal())
     ),
     "CALLER_NOT_PERMITTED": lambda frail: troubles.get_token(frail, frail.stubs.caller),
+    "EXCEEDS_CALLER": troubles.exceeds_caller,
     "ACCOUNT_NOT_FOUND": lambda frail: refused(
         frail.stubs.accounts.GetAccount, GetAccountRequest(account_id="nobody"), frail.stubs.admin
     ),
+    "PROJECT_NOT_FOUND": lambda frail: refused(
+        frail.stubs.authorizer.ListTokensWithPermission,
+        ListTokensWithPermissionRequest(permission="jobs:read", project_id="nothing"),
+        frail.stubs.admin,
+    ),
     "TOKEN_NOT_FOUND": lambda frail: troubles.get_token(frail, frail.stubs.admin),
+    "OPERATOR_NOT_FOUND": lambda frail: refused(
+        frail.stubs.system.RevokeOperator, RevokeOperatorRequest(operator_id="nobody"), frail.stubs.admin
+    ),
     "PROJECT_ID_TAKEN": troubles.project_id_taken,
     "ACCOUNT_DELETED": troubles.account_deleted,
     "ACCOUNT_NOT_ACTIVE": troubles.account_not_active,
+    "TOKEN_IS_REVOKED": troubles.token_is_revoked,
+    "TOKEN_IS_EXPIRED": troubles.token_is_expired,
     "PERMISSION_SET_NOT_IN_PLAN": troubles.not_in_plan,
     "REVISION_OF_ANOTHER_EPOCH": lambda frail: troubles.await_propagation(frail, "2.0"),
     "REVISION_BEYOND_END": troubles.beyond_end,
+    "ETAG_MISMATCH": troubles.etag_mismatch,
+    "CATALOG_IN_USE": troubles.catalog_in_use,
+    "CATALOG_VERSION_MISMATCH": troubles.catalog_version_mismatch,
     "CHANGED_CONCURRENTLY": troubles.changed_concurrently,
     "TOO_MANY_LIVE_TOKENS": troubles.too_many_live_tokens,
     "HASHING_BUSY": troubles.hashing_busy,
+    "TOO_MANY_REQUESTS": troubles.too_many_requests,
     "NO_LEASE": troubles.no_lease,
     "DATABASE_UNAVAILABLE": troubles.database_unavailable,
     "COMMIT_UNKNOWN": troubles.commit_unknown,
@@ -77,7 +83,8 @@ HOW: Final[Mapping[str, Callable[[Frail], Refusal]]] = {
     "SHUTTING_DOWN": troubles.shutting_down,
     "PROPAGATION_NOT_AWAITED": troubles.propagation_not_awaited,
     "DEADLINE_TOO_SHORT": troubles.deadline_too_short,
-    "NOT_IMPLEMENTED": lambda frail: refused(frail.stubs.tokens.UpdateToken, UpdateTokenRequest(), frail.stubs.admin),
+    "COMMIT_NOT_AWAITED": troubles.commit_not_awaited,
+    "NOT_IMPLEMENTED": troubles.not_implemented,
     "METHOD_UNKNOWN": troubles.method_unknown,
     "INTERNAL": troubles.internal,
 }

@@ -14,6 +14,7 @@ from doorward.v1 import account_admin_pb2, system_admin_pb2, token_admin_pb2, ty
 from doorward.v1.account_admin_pb2 import ListAccountsRequest, ListProjectsRequest
 from doorward.v1.system_admin_pb2 import ListReplicasRequest
 from doorward.v1.token_admin_pb2 import ListPermissionSetsRequest, ListTokensRequest
+from doorward_server.api.token_filters import spelled
 from tests.support.wire import OwnAccount, an_account, ask, code_of, eventually, fresh_id, on_all, refused
 
 if TYPE_CHECKING:
@@ -177,6 +178,11 @@ def bound_to(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def no_filter(account_id: str) -> tuple[str, ...]:
+    """What a page token of ListTokens without filters is bound to."""
+    return ("/doorward.v1.TokenAdmin/ListTokens", account_id, *spelled(ListTokensRequest(account_id=account_id)))
+
+
 @pytest.fixture(params=["accounts", "projects", "tokens", "permission sets", "replicas"])
 def listing(request: pytest.FixtureRequest, stubs: Stubs, five: tuple[OwnAccount, list[str]]) -> Any:
     """One list, as a call with a page token, the refusal that it then gives, and what its tokens begin with."""
@@ -195,7 +201,7 @@ def listing(request: pytest.FixtureRequest, stubs: Stubs, five: tuple[OwnAccount
         "tokens": (
             stubs.tokens.ListTokens,
             lambda page_token: ListTokensRequest(account_id=account_id, page_token=page_token),
-            ("/doorward.v1.TokenAdmin/ListTokens", account_id, "0"),
+            no_filter(account_id),
         ),
         "permission sets": (
             stubs.tokens.ListPermissionSets,
@@ -263,7 +269,7 @@ def test_a_page_token_of_tokens_whose_key_is_no_number_is_refused(
     stubs: Stubs, five: tuple[OwnAccount, list[str]], key: str
 ) -> None:
     account_id = five[0].account_id
-    page_token = made_up(bound_to("/doorward.v1.TokenAdmin/ListTokens", account_id, "0"), key)
+    page_token = made_up(bound_to(*no_filter(account_id)), key)
 
     refusal = refused(
         stubs.tokens.ListTokens, ListTokensRequest(account_id=account_id, page_token=page_token), stubs.admin

@@ -25,8 +25,11 @@ STARTS = {
     "Timer", "ThreadPoolExecutor", "ProcessPoolExecutor", "Process", "start_new_thread",
 }  # fmt: skip
 MAY_START = {
+    ("client/doorward/_aio_checks.py", "create_task"): "one for each batch under way, ended by the client's close",
     ("server/doorward_server/app.py", "TaskGroup"): "the one TaskGroup",
     ("server/doorward_server/app.py", "create_task"): "the long-lived parts, stopped in the order of their start",
+    ("server/doorward_server/api/stream_checks.py", "TaskGroup"): "the messages of one stream, ended before it is",
+    ("server/doorward_server/api/stream_checks.py", "create_task"): "one message, in its stream's group",
     ("server/doorward_server/workers/parent.py", "TaskGroup"): "the parent of several, which is no server itself",
     ("server/doorward_server/workers/parent.py", "create_task"): "one keeper for each worker, stopped in order",
     ("server/doorward_server/monitoring.py", "Thread"): "answers while the loop is busy; started and stopped by app.py",
@@ -35,6 +38,7 @@ MAY_START = {
     ("server/doorward_server/credentials/hashing.py", "ThreadPoolExecutor"): "the one thread of bcrypt",
     ("server/doorward_server/credentials/hashing.py", "run_in_executor"): "work for that thread, awaited by its owner",
     ("server/doorward_server/embedded/cluster.py", "to_thread"): "removes a directory, awaited at once",
+    ("server/doorward_server/service/catalog_text.py", "to_thread"): "reads a catalog for seconds, awaited at once",
     ("server/doorward_server/embedded/postgres.py", "to_thread"): "bounds a log file, awaited at once",
 }
 
@@ -50,6 +54,7 @@ CALENDARS = ("datetime.now", "datetime.utcnow", "datetime.today", "date.today")
 MAY_READ_A_CLOCK = {
     ("client/doorward/clock.py", "time.monotonic_ns"): "the one clock",
     ("client/doorward/clock.py", "time.clock_gettime_ns"): "the one clock",
+    ("client/doorward/_aio_checks.py", "self._loop.time"): "the loop's timer ends a wait",
     ("server/doorward_server/storage/connect.py", "asyncio.get_running_loop().time"): "the loop's timer ends a silence",
     ("server/doorward_server/storage/line.py", "asyncio.get_running_loop().time"): "the loop's timer ends a silence",
 }

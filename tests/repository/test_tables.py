@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from doorward.clock import SystemClock
-from doorward_server import app
+from doorward_server import parts
 from doorward_server.api.access import TABLE
 from doorward_server.credentials import pepper
 from doorward_server.replica.tasks import Tasks
@@ -32,8 +32,8 @@ async def methods(tmp_path: Path) -> list[Method]:
     database = Database("postgresql:///nowhere", hold_ms=settings.hold_ms)
     ring = pepper.create(settings.pepper_path)
     async with asyncio.TaskGroup() as group:
-        replica = app._Replica(settings, database, ring, Timing(SystemClock()), Tasks(group))
-        return app._methods(settings, database, ring, replica)
+        replica = parts.ReplicaParts(settings, database, ring, Timing(SystemClock()), Tasks(group))
+        return parts.methods_of(settings, database, ring, replica)
 
 
 def test_every_rpc_has_its_row_in_the_access_table() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from doorward.core.token_table import Tables
-from doorward_server.monitoring import Monitoring
+from doorward_server.monitoring import Monitoring, Sources
 from doorward_server.replica.holding import Holding
 from tests.support.stepped import SteppedClock, SteppedTiming
 
@@ -24,7 +24,7 @@ def holding() -> Holding:
 
 @pytest.fixture
 def page(holding: Holding) -> Iterator[str]:
-    monitoring = Monitoring("127.0.0.1:0", holding)
+    monitoring = Monitoring("127.0.0.1:0", Sources(holding, lambda: 0, dict, dict))
     monitoring.start()
     try:
         yield f"http://{monitoring.address}"

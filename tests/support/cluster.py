@@ -17,8 +17,9 @@ from doorward_server.credentials import pepper
 from doorward_server.model import OperatorRole
 from doorward_server.service.operators import create_operators, new_operator
 from doorward_server.storage.pool import Database
-from tests.cluster.clients import KINDS, Kind
+from tests.cluster.clients import Client, Kind
 from tests.cluster.clusters import Cluster, Deployment
+from tests.cluster.kinds import ALWAYS, KINDS
 from tests.cluster.lines import Background
 from tests.cluster.nursery import Nursery
 from tests.support.postgres import scratch_directory
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from doorward_server.credentials.pepper import PepperRing
+    from tests.cluster.history import Subject
     from tests.support.postgres import PostgresServer
     from tests.support.wire import Metadata
 
@@ -179,8 +181,43 @@ def start_cluster(own_cluster: OwnCluster) -> StartCluster:
     return own_cluster.start
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--every-kind`: each fault for each kind of mutation."""
+    parser.addoption("--every-kind", action="store_true", help="put every kind of mutation to every fault")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the mark of faults that not every kind of mutation can meet."""
+    config.addinivalue_line("markers", "needs(what): only kinds of mutation that do not lack `what`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--every-kind`, a fault is put to two kinds always and to one of the others, a different one for the next fault."""
+    faults: dict[str, Kind] = {}
+    left_out = []
+    for item in items:
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("kind")  # type: ignore[attr-defined]
+        if not isinstance(kind, Kind):
+            continue
+        needed = {mark.args[0] for mark in item.iter_markers("needs")}
+        others = [other for other in KINDS if other not in ALWAYS and not needed & other.lacks]
+        fault = item.nodeid.partition("[")[0]
+        only = faults.setdefault(fault, others[len(faults) % len(others)])
+        if needed & kind.lacks or not (kind in ALWAYS or kind is only or config.getoption("--every-kind")):
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.rpc)
-def kind(request: pytest.FixtureRequest) -> Kind:
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kind:
     """The mutation: each that takes something away is put to the same tests."""
-    assert isinstance(request.param, Kind)
-    return request.param
+    kind = request.param
+    assert isinstance(kind, Kind)
+
+    def prepare(client: Client, subject: Subject) -> None:
+        kind.prepare(client, subject)
+
+    monkeypatch.setattr(Client, "prepare", prepare)
+    return kind

@@ -212,7 +212,7 @@ def a_token(token_id: str, account_id: str, now: datetime) -> Token:
         revoke_time=None,
         revoke_reason="",
         created_by="operator:tester",
-        create_revision=0,
+        ordinal=0,
         revision=0,
     )
 

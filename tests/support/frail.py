@@ -32,9 +32,9 @@ VALUES (gen_random_uuid(), 1, 300000, 0, now(), now(), 'silent')
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Frail:
-    """The server, what speaks to it, its database, and an account there."""
+    """The server, what speaks to it, its database, and an account there, another one for each test."""
 
     server: ServerProcess
     stubs: Stubs
@@ -81,6 +81,7 @@ class Frail:
             return False
 
         eventually(is_well)
+        self.account = an_account(self.stubs)
 
 
 @contextlib.contextmanager

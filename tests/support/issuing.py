@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import bcrypt
@@ -24,8 +25,9 @@ async def issue(
     *,
     grants: tuple[Grant, ...] = (Grant("job_admin", None),),
     with_digest: bool = True,
+    **fields: object,
 ) -> Secret:
-    """Issues a token whose secret is returned; without a digest only bcrypt can prove it."""
+    """Issues a token whose secret is returned; without a digest only bcrypt can prove it. `fields`: of its record."""
     secret = generate(SecretKind.TOKEN, new_id())
     text = secret.reveal().encode()
     pepper_id, digest = ring.digest(text)
@@ -33,9 +35,8 @@ async def issue(
     stored = StoredSecret(1, hashed, digest if with_digest else None, pepper_id if with_digest else None)
 
     async def decide(tx: Transaction) -> Decided[None]:
-        token = a_token(secret.subject_id, account_id, tx.now)
-        fields = {name: getattr(token, name) for name in token.__slots__}
-        await tokens.insert(tx, type(token)(**{**fields, "grants": grants}), stored, "operator:tester")
+        token = replace(a_token(secret.subject_id, account_id, tx.now), grants=grants, **fields)  # type: ignore[arg-type]
+        await tokens.insert(tx, token, stored, "operator:tester")
         subject = f"token:{secret.subject_id}"
         return Decided(None, change_of(subject, account_id), event_of(subject, account_id=account_id))
 

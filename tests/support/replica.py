@@ -95,26 +95,28 @@ async def running(
 
 
 class Pause:
-    """A failpoint that stops whoever reaches it, until it is released."""
+    """A failpoint that stops whoever reaches it, until it is released; `times`: only the first so many."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: int | None = None) -> None:
         self.reached = asyncio.Event()
         self._released = asyncio.Event()
+        self._times = times
         self.count = 0
 
     async def __call__(self) -> None:
         self.count += 1
-        self.reached.set()
-        await self._released.wait()
+        if self._times is None or self.count <= self._times:
+            self.reached.set()
+            await self._released.wait()
 
     def release(self) -> None:
         self._released.set()
 
 
 @contextlib.contextmanager
-def paused(point: Failpoint) -> Iterator[Pause]:
+def paused(point: Failpoint, times: int | None = None) -> Iterator[Pause]:
     """Arms `point` for the block."""
-    pause = Pause()
+    pause = Pause(times)
     failpoints.arm(point, pause)
     try:
         yield pause

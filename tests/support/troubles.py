@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import status_pb2
 
 from doorward.core.revision import Revision
 from doorward.v1.account_admin_pb2 import PutProjectRequest
 from doorward.v1.authorizer_pb2 import CheckRequest
-from doorward.v1.token_admin_pb2 import AwaitPropagationRequest, GetTokenRequest
-from doorward.v1.types_pb2 import Consistency
+from doorward.v1.system_admin_pb2 import ApplyCatalogRequest
+from doorward.v1.token_admin_pb2 import (
+    AwaitPropagationRequest,
+    GetTokenRequest,
+    ReportLeakedTokenRequest,
+    RotateTokenRequest,
+    UpdateTokenRequest,
+)
+from doorward.v1.types_pb2 import Consistency, ServiceToken, TokenState
 from doorward_server.api.errors import status_of
+from doorward_server.catalog.load import builtin_text
 from doorward_server.errors import Unavailable
 from doorward_server.replica.tasks import Tasks
+from doorward_server.service.report_leaked import REPORTS_AT_ONCE
+from tests.support.server import bearer
 from tests.support.wire import (
+    NOBODY,
     OwnAccount,
     Refusal,
     an_account,
@@ -29,6 +42,7 @@ from tests.support.wire import (
     fresh_id,
     on_all,
     raw,
+    raw_stream,
     refusal_in,
     refusal_of,
     refused,
@@ -94,6 +108,25 @@ def not_in_plan(frail: Frail) -> Refusal:
     return refused(frail.stubs.tokens.IssueToken, account.wanted(on_all("job_runner")), frail.stubs.admin)
 
 
+def catalog_in_use(frail: Frail) -> Refusal:
+    """A catalog that lacks nearly everything, while a token and an account use something of each kind."""
+    frail.account.issue(on_all("job_admin"))
+    lacking = """
+        schema = 1
+        version = "lacking"
+        account_resources.billing = { title = "Billing", actions = ["read"] }
+        permission_sets.payer = { title = "Payer", read = ["billing"] }
+        plans.free = { title = "Free", permission_sets = ["*"] }
+    """
+    return refused(frail.stubs.system.ApplyCatalog, ApplyCatalogRequest(catalog=lacking), frail.stubs.admin)
+
+
+def catalog_version_mismatch(frail: Frail) -> Refusal:
+    """A catalog in place of one that is not in force."""
+    request = ApplyCatalogRequest(catalog=builtin_text(), expected_catalog_version=999)
+    return refused(frail.stubs.system.ApplyCatalog, request, frail.stubs.admin)
+
+
 def beyond_end(frail: Frail) -> Refusal:
     """A revision that no change has yet."""
     end = Revision.parse(frail.account.put_project(fresh_id("p")).propagation.revision)
@@ -126,6 +159,17 @@ def hashing_busy(frail: Frail) -> Refusal:
             return refusal_of(error)
         assert not answer.allowed
     raise AssertionError("every wrong secret got a bcrypt of its own")
+
+
+def too_many_requests(frail: Frail) -> Refusal:
+    """More reports of leaked secrets than one peer may send at once."""
+    request = ReportLeakedTokenRequest(secret="x")
+    for _ in range(10 * REPORTS_AT_ONCE):
+        try:
+            ask(frail.stubs.tokens.ReportLeakedToken, request, NOBODY)
+        except grpc.RpcError as error:
+            return refusal_of(error)
+    raise AssertionError("every report was taken")
 
 
 def no_lease(frail: Frail) -> Refusal:
@@ -192,6 +236,12 @@ def propagation_not_awaited(frail: Frail) -> Refusal:
         return refused(frail.stubs.accounts.PutProject, frail.put_project(), frail.stubs.admin, timeout_s=2)
 
 
+def commit_not_awaited(frail: Frail) -> Refusal:
+    """Somebody else holds the account's lock when the caller's deadline comes near, and lets go before the wait is over."""
+    with frail.rows.holding("SELECT FROM accounts FOR UPDATE"):
+        return refused(frail.stubs.accounts.PutProject, frail.put_project(), frail.stubs.admin, timeout_s=1)
+
+
 def deadline_too_short(frail: Frail) -> Refusal:
     """Too short to begin; and so short that the answer may be late: then once more."""
     refusals: list[Refusal] = []
@@ -215,3 +265,56 @@ def internal(frail: Frail) -> Refusal:
         return get_token(frail, frail.stubs.admin)
     finally:
         frail.rows.fetch("ALTER TABLE token_activity RENAME COLUMN used TO last_used_time")
+
+
+def not_implemented(frail: Frail) -> Refusal:
+    """A stream that a later version brings."""
+    path = "/doorward.v1.Authorizer/Watch"
+    with pytest.raises(grpc.RpcError) as caught:
+        list(raw_stream(frail.stubs.channel, path)(iter([b""]), metadata=frail.stubs.admin, timeout=20))
+    return refusal_of(caught.value)
+
+
+def request_id_reused(frail: Frail) -> Refusal:
+    """One id for two requests."""
+    account, request_id = an_account(frail.stubs, projects=0), str(uuid.uuid4())
+    account.issue(on_all("member"), request_id=request_id)
+    other = account.wanted(on_all("read_only"), request_id=request_id)
+    return refused(frail.stubs.tokens.IssueToken, other, frail.stubs.admin)
+
+
+def exceeds_caller(frail: Frail) -> Refusal:
+    """A token that expires issues one that does not."""
+    account = an_account(frail.stubs, projects=0)
+    caller = account.issue(on_all("account_admin"), ttl=Duration(seconds=3600))
+    return refused(frail.stubs.tokens.IssueToken, account.wanted(on_all("member")), bearer(caller.secret))
+
+
+def token_is_revoked(frail: Frail) -> Refusal:
+    """An update of what has ended for good."""
+    account = an_account(frail.stubs, projects=0)
+    token_id = account.issue(on_all("member")).token.token_id
+    account.revoke(token_id)
+    request = UpdateTokenRequest(token=ServiceToken(token_id=token_id, display_name="n"))
+    return refused(frail.stubs.tokens.UpdateToken, request, frail.stubs.admin)
+
+
+def token_is_expired(frail: Frail) -> Refusal:
+    """A new secret for what has expired."""
+    account = an_account(frail.stubs, projects=0)
+    token_id = account.issue(on_all("member"), ttl=Duration(seconds=1)).token.token_id
+    eventually(lambda: account.token(token_id).state == TokenState.TOKEN_STATE_EXPIRED)
+    request = RotateTokenRequest(token_id=token_id, overlap=Duration())
+    return refused(frail.stubs.tokens.RotateToken, request, frail.stubs.admin)
+
+
+def etag_mismatch(frail: Frail) -> Refusal:
+    """An update on the ground of what was read before another one."""
+    account = an_account(frail.stubs, projects=0)
+    token = account.issue(on_all("member")).token
+    requests = [
+        UpdateTokenRequest(token=ServiceToken(token_id=token.token_id, etag=token.etag, display_name=name))
+        for name in ("first", "second")
+    ]
+    ask(frail.stubs.tokens.UpdateToken, requests[0], frail.stubs.admin)
+    return refused(frail.stubs.tokens.UpdateToken, requests[1], frail.stubs.admin)

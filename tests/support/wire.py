@@ -156,10 +156,17 @@ OFFERED: Final = frozenset(
             f"AccountAdmin.{name}"
             for name in ("PutAccount", "GetAccount", "ListAccounts", "PutProject", "ListProjects")
         ),
+        *(f"AccountAdmin.{name}" for name in ("SuspendAccount", "ResumeAccount", "DeleteAccount", "DeleteProject")),
+        "AccountAdmin.PreviewPlanChange",
         *(f"TokenAdmin.{name}" for name in ("IssueToken", "GetToken", "ListTokens", "RevokeToken")),
-        *(f"TokenAdmin.{name}" for name in ("ListPermissionSets", "AwaitPropagation")),
+        *(f"TokenAdmin.{name}" for name in ("ListPermissionSets", "AwaitPropagation", "ListAuditEvents")),
+        *(f"TokenAdmin.{name}" for name in ("UpdateToken", "RotateToken", "DisableToken", "EnableToken", "RotateSelf")),
+        *(f"TokenAdmin.{name}" for name in ("DescribeSelf", "RevokeSelf")),
+        *(f"TokenAdmin.{name}" for name in ("BatchRevokeTokens", "RevokeTokensByFilter", "ReportLeakedToken")),
         *(f"Authorizer.{name}" for name in ("Check", "BatchCheck", "ListPermissions", "IntrospectToken")),
-        *(f"SystemAdmin.{name}" for name in ("GetCatalog", "ListReplicas")),
+        *(f"Authorizer.{name}" for name in ("StreamChecks", "ExplainCheck", "ListTokensWithPermission")),
+        *(f"SystemAdmin.{name}" for name in ("GetCatalog", "PreviewCatalog", "ApplyCatalog", "ListReplicas")),
+        *(f"SystemAdmin.{name}" for name in ("CreateOperator", "ListOperators", "RevokeOperator")),
     }
 )
 

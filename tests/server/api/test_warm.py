@@ -20,6 +20,7 @@ from doorward_server.replica.holding import Holding
 from doorward_server.replica.recognition import Recognition
 from doorward_server.service.authorize import Authorizer
 from doorward_server.service.callers import Callers
+from doorward_server.service.catalogs import Catalogs
 from tests.support.stepped import SteppedClock, SteppedTiming
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class World:
         ring = PepperRing({"k": b"p" * 32}, "k")
         recognition = Recognition(self.holding, caches, database, ring, hasher)
         authorizer = Authorizer(self.holding, caches, recognition)
-        return WarmChecks(self.holding, authorizer, Callers(self.holding, recognition, database, ring))
+        return WarmChecks(self.holding, authorizer, Callers(self.holding, recognition, database, Catalogs()))
 
     def hold_token(self) -> None:
         entry = token_entry(
@@ -248,3 +249,36 @@ def test_bytes_that_are_no_message_are_left_to_the_cold_path() -> None:
     world = World()
 
     assert world.checks.check_warm(b"\xff\xff", f"Bearer {world.caller.reveal()}") is None
+
+
+def test_every_warm_check_of_a_recognized_secret_is_a_use_allowed_or_denied() -> None:
+    world = World()
+    token_id = world.secret.subject_id
+    for request in (
+        world.a_request(),  # recognized anew
+        world.a_request(),  # recalled
+        world.a_request("service_tokens:read", "p1"),  # wrong in itself: of no secret
+        world.a_request("jobs:write", "p2"),  # denied
+    ):
+        world.holding.used.clear()
+        world.ask(request)
+        is_use = request.permission == "jobs:write"
+        assert world.holding.used == ({token_id: world.holding.latest_us()} if is_use else {})
+
+    world.holding.used.clear()
+    item = pb.BatchCheckItem(permission="jobs:write", project_id="p1")
+    batch = pb.BatchCheckRequest(secret=world.secret.reveal(), items=[item, item])
+    assert isinstance(
+        world.checks.batch_check_warm(batch.SerializeToString(), f"Bearer {world.caller.reveal()}"), bytes
+    )
+    assert world.holding.used == {token_id: world.holding.latest_us()}
+
+
+def test_a_wrong_secret_is_nobodys_use() -> None:
+    world = World()
+    wrong = generate(SecretKind.TOKEN, world.secret.subject_id).reveal()
+    request = pb.CheckRequest(secret=wrong, permission="jobs:write", project_id="p1")
+    answer = world.ask(request)
+    assert isinstance(answer, pb.CheckResponse)
+    assert answer.reason == types_pb2.DENY_REASON_TOKEN_UNRECOGNIZED
+    assert world.holding.used == {}

@@ -165,7 +165,7 @@ WITH account AS (
     VALUES ('acme', 'Acme', 'team', $2, now(), now(), 1) RETURNING account_id
 ), token AS (
     INSERT INTO tokens (token_id, account_id, display_name, description, labels, allow_self_rotation, disabled, create_time,
-                        update_time, revoke_time, created_by, create_revision, revision)
+                        update_time, revoke_time, created_by, ordinal, revision)
     SELECT 'T', account_id, 'n', '', '{}', false, false, now(), now(), CASE WHEN $3 THEN now() END, 'direct', 1, 1
     FROM account RETURNING token_id
 )

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from doorward.errors import status_of
 from doorward.v1 import error_reason_pb2
-from doorward_server.cli.rpc_errors import ADVICE, failure_of
+from doorward_server.cli.rpc_errors import ADVICE, CallFailure, failure_from
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+
+@dataclass
+class FailedCall:
+    """What grpc raises, as far as the client looks at it."""
+
+    name: str
+    message: str
+    packed: bytes | None
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode[self.name]
+
+    def details(self) -> str:
+        return self.message
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        return () if self.packed is None else (("grpc-status-details-bin", self.packed),)
 
 
 def details_of(*messages: Message) -> bytes:
@@ -29,6 +50,11 @@ def details_of(*messages: Message) -> bytes:
 def info(reason: str, domain: str = "doorward", **metadata: str) -> Message:
     made: Message = error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata)
     return made
+
+
+def failure_of(code: str, message: str, address: str, details: bytes | None) -> CallFailure:
+    """What a call that ended so becomes, by way of the client."""
+    return failure_from(status_of(FailedCall(code, message, details)).error(), address)
 
 
 def test_every_bad_field_is_listed_with_its_reason() -> None:

@@ -102,6 +102,16 @@ def test_what_does_not_go_together_names_the_option_to_change(capsys: pytest.Cap
     assert refusal(capsys, database_url=URL).startswith("Error: --pepper-file: ")
 
 
+def test_every_workers_page_has_a_port_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, http="127.0.0.1:65534", workers="4")
+    assert said.startswith("Error: --http: ")
+    assert "port 65537" in said
+    assert "65532 or lower" in said
+    assert "50051" in refusal(capsys, http="127.0.0.1:50050", workers="2")
+    for http, workers in (("127.0.0.1:65532", "4"), ("127.0.0.1:50049", "2"), ("127.0.0.1:0", "4")):
+        assert read_settings({"http": http, "workers": workers}, {}).http == http
+
+
 @pytest.mark.parametrize(
     "given", [{"database_url": "mysql://doorward:hunter2hunter2@db"}, {"database_url": URL, "hold": "0"}]
 )

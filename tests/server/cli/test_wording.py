@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doorward.v1 import token_admin_pb2, types_pb2
+from doorward.v1 import authorizer_pb2, token_admin_pb2, types_pb2
 from doorward_server.cli import wording
 
 GRANTS = [
@@ -27,8 +27,15 @@ def test_every_deny_reason_is_explained(reason: int) -> None:
     assert wording.denial(reason).startswith(f"{name}: ")
 
 
+@pytest.mark.parametrize("part", [value for value in authorizer_pb2.GrantPart.values() if value])
+def test_every_part_of_a_grant_is_explained(part: int) -> None:
+    name = authorizer_pb2.GrantPart.Name(authorizer_pb2.GrantPart.ValueType(part)).removeprefix("GRANT_PART_")
+    assert wording.grant_part(part).startswith(f"{name}: ")
+
+
 def test_a_reason_or_state_of_a_newer_contract_is_shown_as_its_number() -> None:
     assert wording.denial(4711) == "4711"
+    assert wording.grant_part(4711) == "4711"
     assert wording.token_state(4711).plain == "4711"
 
 

@@ -95,6 +95,19 @@ def test_digest_under_an_older_key_stays_what_it_was(path: Path) -> None:
     assert ring.digest("text") != (key_id, digest)
 
 
+@settings(deadline=None)
+@given(info=st.binary(max_size=200))
+def test_a_derived_key_is_hkdf_sha256_of_the_key_and_the_info(info: bytes) -> None:
+    """RFC 5869, written out: extract with the label for a salt, expand to one block."""
+    key = secrets.token_bytes(KEY_BYTES)
+    ring = PepperRing({"k_a": key, "k_b": bytes(32)}, "k_b")
+    extracted = hmac.digest(b"doorward pepper derivation", key, "sha256")
+
+    assert ring.derive("k_a", info) == hmac.digest(extracted, info + b"\x01", "sha256")
+    assert ring.derive("k_b", info) != ring.derive("k_a", info)
+    assert ring.derive("k_c", info) is None
+
+
 def test_fingerprints_tell_keys_apart_and_nothing_of_a_key(path: Path) -> None:
     pepper.create(path)
     pepper.add(path)

@@ -11,6 +11,7 @@ import pytest
 from doorward.core.revision import Revision
 from doorward_server.errors import DeadlineExceeded, Unavailable
 from doorward_server.failpoints import Failpoint
+from doorward_server.metrics import REGISTRY
 from doorward_server.replica.barrier import Barrier
 from doorward_server.storage import replicas
 from tests.support.database import DatabaseProxy, opened, put_account
@@ -67,6 +68,34 @@ async def test_a_dead_replica_is_waited_for_exactly_its_own_hold(database: Datab
     await advance_to(clock, 1)
     outcome = await asyncio.wait_for(waiting, 10)
     assert (outcome.propagation.replicas_confirmed, outcome.propagation.replicas_expired) == (0, 1)
+
+
+def measured() -> tuple[float, float, float]:
+    """How many waits the metrics show, what they took together in seconds, and how many ended with an expired replica."""
+    samples = (
+        REGISTRY.get_sample_value("doorward_barrier_seconds_count"),
+        REGISTRY.get_sample_value("doorward_barrier_seconds_sum"),
+        REGISTRY.get_sample_value("doorward_barriers_total", {"outcome": "expired"}),
+    )
+    count, seconds, expired = (sample or 0.0 for sample in samples)
+    return count, seconds, expired
+
+
+async def test_each_wait_is_measured(database: Database) -> None:
+    clock = SteppedClock()
+    barrier = Barrier(database, SteppedTiming(clock))
+    await dead_replica(database, hold_ms=3000)
+    before = measured()
+    waiting = asyncio.ensure_future(barrier.passed(await put_account(database, "acme"), None))
+    await settled()
+    while not waiting.done():
+        clock.advance(1000)
+        await asyncio.wait({waiting}, timeout=0.02)
+    elapsed_s = (await waiting).propagation.elapsed_s
+    assert elapsed_s >= 3
+    count, seconds, expired = measured()
+    assert (count, expired) == (before[0] + 1, before[2] + 1)
+    assert seconds == pytest.approx(before[1] + elapsed_s)
 
 
 async def test_a_row_that_goes_is_confirmed(database: Database) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from doorward_server.failpoints import Failpoint
 from doorward_server.storage import replicas
 from tests.support.database import DatabaseProxy, issue_token, opened, put_account
@@ -181,6 +183,24 @@ async def test_leaving_deletes_the_row(database: Database, tmp_path: Path) -> No
         await replica.usable()
         replica.holding.lease.drop()
         await replica.keeper.leave()
+        assert await rows_of(database) == []
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["its_first", "another"])
+async def test_leaving_in_the_middle_of_a_registration_leaves_no_row(
+    database: Database, tmp_path: Path, is_first: bool
+) -> None:
+    async with running(database, tmp_path, without=("keeper",)) as replica:
+        keeping = asyncio.ensure_future(replica.keeper.run())
+        if not is_first:
+            await replica.usable()
+        with paused(Failpoint.REGISTER_BEFORE_ANSWER) as pause:
+            replica.holding.begin_anew("the test says so")
+            await pause.reached.wait()
+            assert len(await rows_of(database)) == (1 if is_first else 2)
+            keeping.cancel()
+            await asyncio.wait({keeping})
+            await replica.keeper.leave()
         assert await rows_of(database) == []
 
 

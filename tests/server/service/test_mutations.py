@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,13 +14,16 @@ from doorward_server.service.mutations import Mutations
 from doorward_server.storage import accounts, changes
 from tests.support.database import change_of, event_of
 from tests.support.replica import paused, running
-from tests.support.stepped import eventually
+from tests.support.stepped import PATIENCE_S, SteppedClock, SteppedTiming, eventually, settled
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from doorward_server.service.mutations import Done
     from doorward_server.storage.changes import Committed, Decided, Transaction
     from doorward_server.storage.pool import Database
+    from tests.support.replica import Pause
 
 
 async def put(database: Database, account_id: str, *, fails: bool = False) -> Committed[str]:
@@ -78,6 +82,66 @@ async def test_a_deadline_that_comes_first_leaves_the_change_standing(database: 
         with pytest.raises(DeadlineExceeded):
             await mutations.run(lambda: put(database, "acme"), until_ns)
         assert await exists(database, "acme")
+
+
+@contextlib.asynccontextmanager
+async def near_its_deadline(
+    database: Database, tmp_path: Path, step: Failpoint
+) -> AsyncIterator[tuple[asyncio.Future[Done[str]], Pause]]:
+    """A mutation that stands at `step` when its caller's deadline comes near, and goes on with the end of the block."""
+    clock = SteppedClock()
+    async with running(database, tmp_path, timing=SteppedTiming(clock)) as replica:
+        await replica.usable()
+        with paused(step) as pause:
+            mutations = Mutations(replica.barrier, replica.tasks)
+            until_ns = clock.now_ns() + 1_000_000_000
+            calling = asyncio.ensure_future(mutations.run(lambda: put(database, "acme"), until_ns))
+            await pause.reached.wait()
+            clock.advance(899)
+            await settled()
+            assert not calling.done()
+            clock.advance(1)
+            await asyncio.wait({calling}, timeout=PATIENCE_S)
+            yield calling, pause
+
+
+async def test_a_caller_is_told_before_its_deadline_that_nothing_is_committed_yet(
+    database: Database, tmp_path: Path
+) -> None:
+    async with near_its_deadline(database, tmp_path, Failpoint.MUTATION_AFTER_LOCK) as (calling, pause):
+        with pytest.raises(DeadlineExceeded) as told:
+            await calling
+        assert (told.value.reason, told.value.metadata) == ("COMMIT_NOT_AWAITED", {})
+        assert not await exists(database, "acme")
+        pause.release()
+        await eventually(lambda: exists(database, "acme"))
+
+
+async def test_a_caller_is_told_that_its_change_stands_though_the_replicas_cannot_be_read_before_its_deadline(
+    database: Database, tmp_path: Path
+) -> None:
+    async with near_its_deadline(database, tmp_path, Failpoint.BARRIER_BEFORE_ROWS) as (calling, _):
+        with pytest.raises(DeadlineExceeded) as told:
+            await calling
+    assert (told.value.reason, told.value.metadata) == ("PROPAGATION_NOT_AWAITED", {"revision": "1.1"})
+
+
+async def test_awaiting_a_change_ends_before_the_callers_deadline_though_the_replicas_cannot_be_read(
+    database: Database, tmp_path: Path
+) -> None:
+    clock = SteppedClock()
+    async with running(database, tmp_path, timing=SteppedTiming(clock)) as replica:
+        await replica.usable()
+        committed = await put(database, "acme")
+        with paused(Failpoint.BARRIER_BEFORE_ROWS) as pause:
+            mutations = Mutations(replica.barrier, replica.tasks)
+            awaiting = mutations.await_propagation(committed.revision, clock.now_ns() + 1_000_000_000)
+            calling = asyncio.ensure_future(awaiting)
+            await pause.reached.wait()
+            clock.advance(900)
+            with pytest.raises(DeadlineExceeded) as told:
+                await asyncio.wait_for(calling, PATIENCE_S)
+    assert told.value.metadata == {"revision": str(committed.revision)}
 
 
 async def test_while_shutting_down_nothing_new_begins(database: Database, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an event's digest covers, and refusals outside the chain. The chain itself: test_changes.py."""
+"""What an event's digest covers, and the monthly partitions. The chain itself: test_changes.py, test_audit_chain.py."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ EVENT = AuditEvent("operator:a", "IssueToken", "token:b", "acme", {"x": 1}, {"x"
         {"after": {"x": "2"}},
         {"on_behalf_of": ""},
         {"peer": ""},
+        {"tokens": ("c",)},
     ],
 )
 def test_the_digest_covers_everything_that_is_stored(changed: dict[str, object]) -> None:
@@ -54,22 +55,3 @@ async def test_partitions_are_made_only_where_they_are_missing(database: Databas
             " END $$"
         )
         assert await audit.ensure_partitions(connection) == 1
-
-
-async def test_a_refusal_is_recorded_outside_the_chain(database: Database) -> None:
-    async with database.reading() as connection:
-        await audit.record_refusal(
-            connection,
-            actor="token:t",
-            action="IssueToken",
-            subject="account:acme",
-            account_id="acme",
-            reason="EXCEEDS_CALLER",
-            peer="10.0.0.1",
-            suppressed=7,
-        )
-        row = await connection.fetchrow("SELECT actor, reason, suppressed FROM refusals")
-        assert await connection.fetchval("SELECT count(*) FROM audit_events") == 0
-        assert await connection.fetchval("SELECT audit_head FROM state") == bytes(32)
-    assert row is not None
-    assert tuple(row.values()) == ("token:t", "EXCEEDS_CALLER", 7)

@@ -139,13 +139,32 @@ async def test_the_audit_chain_can_be_computed_again_from_the_rows(database: Dat
         content = {
             "time": row["time"].isoformat(timespec="microseconds"),
             **{key: row[key] for key in ("account_id", "actor", "on_behalf_of", "action", "subject", "peer")},
+            "tokens": row["tokens"] or [],
             **{key: None if row[key] is None else json.loads(row[key]) for key in ("before", "after")},
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
-        head = hashlib.sha256(head + struct.pack("!q", row["revision"]) + digest).digest()
+        numbers = struct.pack("!qqq", row["event_id"], row["epoch"], row["revision"])
+        head = hashlib.sha256(head + numbers + digest).digest()
         assert row["chain"] == head
     assert await value_of(database, "SELECT audit_head FROM state") == head
     assert [row["revision"] for row in rows][:3] == [1, 1, 2]
+    assert [row["event_id"] for row in rows] == list(range(1, 12))
+    assert await value_of(database, "SELECT last_event_id FROM state") == 11
+
+
+async def test_an_event_names_the_tokens_that_its_change_touches_besides_its_subject(database: Database) -> None:
+    await put_account(database, "acme")
+
+    async def decide(tx: Transaction) -> Decided[None]:
+        await accounts.upsert_project(tx, "acme", "warehouse", "Warehouse")
+        subjects = ("project:warehouse", "token:a", "token:b")
+        return Decided(None, Change("DeleteProject", "acme", subjects), event_of("project:warehouse"))
+
+    await commit(database, decide, accounts=["acme"])
+    await issue_token(database, "one", "acme")
+
+    assert await value_of(database, "SELECT tokens FROM audit_events WHERE subject = 'project:warehouse'") == ["a", "b"]
+    assert await value_of(database, "SELECT tokens FROM audit_events WHERE subject = 'token:one'") is None
 
 
 async def test_without_a_change_only_the_audit_event_is_committed(database: Database) -> None:
@@ -208,10 +227,7 @@ async def test_what_was_written_carries_the_revision_of_its_change(database: Dat
     revoked = (await commit(database, revoke, accounts=["acme"])).revision
 
     assert (issued.number, revoked.number) == (3, 4)
-    assert await rows_of(database, "SELECT create_revision, revision FROM tokens") == [
-        {"create_revision": 3, "revision": 4}
-    ]
-    assert await value_of(database, "SELECT create_revision FROM token_labels") == 3
+    assert await rows_of(database, "SELECT ordinal, revision FROM tokens") == [{"ordinal": 1, "revision": 4}]
     assert await rows_of(database, "SELECT account_id, revision FROM accounts ORDER BY account_id") == [
         {"account_id": "acme", "revision": 1},
         {"account_id": "other", "revision": 2},

@@ -195,11 +195,13 @@ async def test_its_audit_event_is_in_the_chain(database: Database) -> None:
     content = {
         "time": event["time"].isoformat(timespec="microseconds"),
         **{key: event[key] for key in ("account_id", "actor", "on_behalf_of", "action", "subject", "peer")},
+        "tokens": [],
         "before": {"replicas": 1},
         "after": None,
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
-    assert event["chain"] == hashlib.sha256(former + struct.pack("!q", 1) + digest).digest()
+    assert (event["event_id"], event["epoch"], event["revision"]) == (2, 2, 1)
+    assert event["chain"] == hashlib.sha256(former + struct.pack("!qqq", 2, 2, 1) + digest).digest()
     assert following["action"] == "Test"
     assert following["chain"] != event["chain"]
 

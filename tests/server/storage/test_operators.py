@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from tests.support.database import PEPPER_ID, a_stored_secret, change_of, event_
 
 if TYPE_CHECKING:
     from doorward_server.model import StoredSecret
-    from doorward_server.storage.changes import Transaction
+    from doorward_server.storage.changes import Committed, Transaction
     from doorward_server.storage.pool import Database
 
 
@@ -32,22 +33,74 @@ async def create(
     return (await commit(database, decide)).value, secret
 
 
-async def test_an_operator_is_read_and_listed_as_written(database: Database) -> None:
-    for operator_id, role in zip("bac", OperatorRole, strict=True):
-        await create(database, operator_id, role)
+async def revoke(database: Database, operator_id: str) -> Committed[bool]:
+    async def decide(tx: Transaction) -> Decided[bool]:
+        revoked = await operators.revoke(tx, operator_id)
+        subject = f"operator:{operator_id}"
+        return Decided(revoked, change_of(subject) if revoked else None, event_of(subject))
+
+    return await commit(database, decide, operators_update=[operator_id])
+
+
+async def test_an_operator_is_read_as_written(database: Database) -> None:
+    made, _ = await create(database, "a", OperatorRole.AUDITOR)
     async with database.reading() as connection:
         found = await operators.read(connection, "a")
-        first = await operators.list_page(connection, Page(2))
-        rest = await operators.list_page(connection, Page(2, ("b",)))
         assert await operators.read(connection, "nobody") is None
+    assert found == replace(made, revision=1)
+
+
+async def test_operators_are_listed_newest_first_by_role_and_activity(database: Database) -> None:
+    async with database.reading() as connection:
+        assert not await operators.exists(connection)
+    for operator_id, role in zip("bac", OperatorRole, strict=True):
+        await create(database, operator_id, role)
+    await create(database, "expired", OperatorRole.ADMIN, timedelta(seconds=-1))
+    await create(database, "later", OperatorRole.ADMIN, timedelta(days=1))
+    await revoke(database, "a")
+    async with database.reading() as connection:
+        assert await operators.exists(connection)
+        first = await operators.list_page(connection, Page(2))
+        rest = await operators.list_page(
+            connection, Page(9, (first[-1].create_time.isoformat(), first[-1].operator_id))
+        )
+        active = await operators.list_page(connection, Page(9), include_inactive=False)
+        admins = await operators.list_page(connection, Page(9), role=OperatorRole.ADMIN, include_inactive=False)
+    assert [operator.operator_id for operator in first + rest] == ["later", "expired", "c", "a", "b"]
+    assert [operator.operator_id for operator in active] == ["later", "c", "b"]
+    assert [operator.operator_id for operator in admins] == ["later", "b"]
+
+
+async def test_operators_of_one_moment_are_paged_by_id(database: Database) -> None:
+    async def decide(tx: Transaction) -> Decided[None]:
+        for operator_id in ("x", "z", "y"):
+            operator = Operator(operator_id, OperatorRole.CALLER, "", tx.now, None, None, 0)
+            await operators.insert(tx, operator, a_stored_secret())
+        return Decided(None, change_of("operator:x"), event_of("operator:x"))
+
+    await commit(database, decide)
+    async with database.reading() as connection:
+        found: list[Operator] = []
+        while page := await operators.list_page(
+            connection, Page(1, (found[-1].create_time.isoformat(), found[-1].operator_id) if found else None)
+        ):
+            found += page
+    assert [operator.operator_id for operator in found] == ["z", "y", "x"]
+
+
+async def test_an_operator_is_revoked_once_and_keeps_the_first_time(database: Database) -> None:
+    await create(database, "a", OperatorRole.ADMIN)
+    first = await revoke(database, "a")
+    again = await revoke(database, "a")
+    async with database.reading() as connection:
+        found = await operators.read(connection, "a")
+        loaded = (await operators.load(connection, "a")).operator
     assert found is not None
-    assert (found.role, found.display_name, found.revoke_time, found.revision) == (
-        OperatorRole.AUDITOR,
-        "Root",
-        None,
-        2,
-    )
-    assert [operator.operator_id for operator in first + rest] == ["a", "b", "c"]
+    assert loaded is not None
+    assert (first.value, again.value) == (True, False)
+    assert (found.revision, again.changed) == (first.revision.number, False)
+    assert found.revoke_time is not None
+    assert loaded.revoked
 
 
 async def test_a_load_has_the_position_and_what_proves_the_operator(database: Database) -> None:

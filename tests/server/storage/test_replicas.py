@@ -15,6 +15,7 @@ from doorward_server.storage import changes, replicas
 from doorward_server.storage.failures import StatementRefused
 from doorward_server.storage.line import Line
 from tests.support.database import put_account
+from tests.support.stepped import eventually
 
 if TYPE_CHECKING:
     from doorward_server.storage.pool import Database
@@ -219,4 +220,29 @@ async def test_a_row_is_deleted_once(database: Database) -> None:
     async with database.reading() as connection:
         assert await replicas.delete(connection, replica_id)
         assert not await replicas.delete(connection, replica_id)
+        assert [row.replica_id for row in await replicas.read_rows(connection)] == [other]
+
+
+@pytest.mark.parametrize("ends", ["COMMIT", "ROLLBACK"])
+async def test_withdrawing_a_registration_waits_for_a_commit_that_is_on_its_way(
+    database: Database, database_url: str, ends: str
+) -> None:
+    replica_id = str(uuid4())
+    other = await registered(database)
+    registering, line = await asyncpg.connect(database_url), Line(database)
+    await registering.execute("BEGIN")
+    await registering.execute(replicas.REGISTER, replica_id, 5000, "")
+    withdrawing = asyncio.ensure_future(
+        line.call(lambda connection: replicas.withdraw(connection, replica_id, 5000), 5)
+    )
+
+    async def waits() -> bool:
+        return bool(await registering.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    await eventually(waits)
+    await registering.execute(ends)
+    await withdrawing
+    await registering.close()
+    await line.close()
+    async with database.reading() as connection:
         assert [row.replica_id for row in await replicas.read_rows(connection)] == [other]

@@ -1,28 +1,27 @@
-"""Tokens: loaded in one snapshot, written through the door, listed by index reads."""
+"""Tokens: loaded in one snapshot, written through the door. How they are listed: test_token_lists.py."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 
-from doorward_server.model import AccountState, Grant, Page, Token, TokenState
+from doorward_server.model import AccountState, Grant, Token
 from doorward_server.storage import accounts, changes, tokens
 from doorward_server.storage.changes import Decided, commit
 from doorward_server.storage.failures import StatementRefused
-from doorward_server.storage.tokens import LISTS, LOAD, READ, StoredToken
+from doorward_server.storage.tokens import StoredToken
 from tests.support.database import PEPPER_ID, a_stored_secret, change_of, event_of, issue_token, put_account
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from doorward_server.storage.changes import Committed, Transaction
-    from doorward_server.storage.pool import Connection, Database
+    from doorward_server.storage.pool import Database
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+LATER_US = 4_102_444_800_000_000
 
 
 async def revoke(database: Database, token_id: str, account_id: str, reason: str = "") -> Committed[bool]:
@@ -67,7 +66,7 @@ async def test_a_token_is_read_as_it_was_written(database: Database) -> None:
         revoke_time=None,
         revoke_reason="",
         created_by="operator:tester",
-        create_revision=2,
+        ordinal=1,
         revision=2,
         last_used_time=None,
     )
@@ -90,11 +89,11 @@ async def test_what_lists_and_filters_will_read_is_written_with_the_token(databa
         "account_id": "acme",
         "key": "team",
         "value": "data",
-        "create_revision": 2,
+        "ordinal": 1,
         "token_id": "T1",
     }
     assert tuple(secret.values()) == (1, "operator:tester", PEPPER_ID)
-    assert [tuple(row.values()) for row in granted] == [("T1", "acme", "s", "p1"), ("T1", "acme", "s", "p2")]
+    assert [tuple(row.values()) for row in granted] == [("T1", "acme", "s", "p1", 1), ("T1", "acme", "s", "p2", 1)]
     assert (activity["idle_since"], activity["last_used_time"]) == (token.create_time, None)
 
 
@@ -123,12 +122,12 @@ async def test_a_revocation_is_final_and_counted_once(database: Database) -> Non
         account = await accounts.read(connection, "acme")
     assert token is not None
     assert token.revoke_time == token.update_time
-    assert (token.revoke_reason, token.revision, token.create_revision) == ("leaked", 4, 2)
+    assert (token.revoke_reason, token.revision, token.ordinal) == ("leaked", 4, 1)
     assert account is not None
     assert (account.live_tokens, account.revision) == (1, 1), "counting is no change of the account"
 
 
-async def test_a_load_has_all_that_a_decision_needs(database: Database) -> None:
+async def test_a_load_has_all_that_a_decision_needs_and_no_secret_that_has_ended(database: Database) -> None:
     await put_account(database, "acme", plan="enterprise")
     grants = (Grant("a_set", None), Grant("b_set", ("p1", "p2")))
     await issue_token(database, "T1", "acme", grants=grants, expire_time=NOW, disabled=True)
@@ -138,13 +137,19 @@ async def test_a_load_has_all_that_a_decision_needs(database: Database) -> None:
             "INSERT INTO token_secrets (token_id, version, bcrypt_hash, not_after, issued_to) VALUES ($1, 2, $2, $3, '')",
             "T1",
             second.bcrypt_hash,
-            NOW + timedelta(microseconds=1),
+            LATER,
+        )
+        await connection.execute(
+            "INSERT INTO token_secrets (token_id, version, bcrypt_hash, not_after, issued_to) VALUES ($1, 3, $2, $3, '')",
+            "T1",
+            second.bcrypt_hash,
+            await connection.fetchval("SELECT clock_timestamp()"),
         )
         digest = await connection.fetchval("SELECT digest FROM token_secrets WHERE version = 1")
         end = await changes.read_end(connection)
         loaded = await tokens.load(connection, "T1")
         assert await tokens.read_hash(connection, "T1", 2) == second.bcrypt_hash
-        assert await tokens.read_hash(connection, "T1", 3) is None
+        assert await tokens.read_hash(connection, "T1", 4) is None
     now_us = 1_795_521_600_000_000
     assert loaded == tokens.LoadedToken(
         end.epoch,
@@ -156,7 +161,7 @@ async def test_a_load_has_all_that_a_decision_needs(database: Database) -> None:
             revoked=False,
             disabled=True,
             expire_us=now_us,
-            secrets=((1, digest, PEPPER_ID, None), (2, None, None, now_us + 1)),
+            secrets=((1, digest, PEPPER_ID, None), (2, None, None, LATER_US)),
             grants=(("a_set", None), ("b_set", ("p1", "p2"))),
             plan="enterprise",
             account_state=AccountState.ACTIVE,
@@ -186,7 +191,9 @@ async def test_a_load_is_of_one_moment_while_writers_move_everything(database: D
         await tx.connection.execute(
             "UPDATE tokens SET disabled = $1, expire_time = to_timestamp($2)", number % 2 == 1, number
         )
-        await tx.connection.execute("UPDATE token_secrets SET not_after = to_timestamp($1)", number)
+        await tx.connection.execute(
+            "UPDATE token_secrets SET not_after = to_timestamp($1)", LATER_US // 1_000_000 + number
+        )
         await tx.connection.execute("UPDATE grants SET permission_set = 'set' || $1::bigint", number)
         await tx.connection.execute("UPDATE accounts SET plan = 'plan' || $1::bigint", number)
         tx.wrote_token("T1")
@@ -207,7 +214,7 @@ async def test_a_load_is_of_one_moment_while_writers_move_everything(database: D
         assert (token.disabled, token.expire_us, token.secrets[0][3], token.grants[0][0], token.plan) == (
             number % 2 == 1,
             number * 1_000_000,
-            number * 1_000_000,
+            LATER_US + number * 1_000_000,
             f"set{number}",
             f"plan{number}",
         )
@@ -247,130 +254,45 @@ async def test_nothing_that_proves_a_token_is_shown() -> None:
     assert str(secret.digest) not in repr(stored)
 
 
-# Lists: one account among twenty, 300 tokens each, every state; the newest first.
+async def test_many_are_revoked_at_once_those_that_were_not_before(database: Database) -> None:
+    await put_account(database, "acme")
+    for token_id in ("T1", "T2", "T3", "T4"):
+        await issue_token(database, token_id, "acme")
+    await revoke(database, "T1", "acme", "before")
 
-ACCOUNTS, TOKENS = 20, 300
+    async def decide(tx: Transaction) -> Decided[frozenset[str]]:
+        revoked = await tokens.revoke_many(tx, ["T1", "T2", "T3", "T9"], "leaked")
+        return Decided(revoked, change_of("token:T2", "acme"), event_of("account:acme"))
+
+    outcome = await commit(database, decide, accounts=["acme"])
+
+    assert outcome.value == {"T2", "T3"}
+    async with database.reading() as connection:
+        records = await tokens.read_many(connection, ["T4", "T3", "T9", "T1"])
+        idle = await connection.fetch("SELECT token_id FROM token_activity WHERE idle_since IS NOT NULL")
+        assert await tokens.count_live(connection, "acme") == 1
+    assert [(token.token_id, token.revoke_reason) for token in records] == [
+        ("T4", ""),
+        ("T3", "leaked"),
+        ("T1", "before"),
+    ]
+    assert [token.revision for token in records] == [5, outcome.revision.number, 6]
+    assert [row["token_id"] for row in idle] == ["T4"], "no list of idle tokens comes across one that is revoked"
 
 
-def copied_tokens() -> Iterator[tuple[Any, ...]]:
-    for number in range(1, ACCOUNTS * TOKENS + 1):
-        kind = number // ACCOUNTS % 10
-        yield (
-            f"T{number}",
-            f"a{number % ACCOUNTS}",
-            "",
-            "",
-            "{}",
-            False,
-            kind == 1,  # disabled
-            NOW,
-            NOW,
-            {2: NOW, 3: NOW + timedelta(microseconds=1), 4: NOW}.get(
-                kind
-            ),  # expired at NOW; one moment later; revoked too
-            NOW if kind >= 4 else None,  # revoked: six of ten
-            "operator:tester",
-            number,
-            number,
+async def test_ordinals_count_the_tokens_of_each_account(database: Database) -> None:
+    for account_id in ("acme", "other"):
+        await put_account(database, account_id)
+    for number in range(3):
+        await issue_token(database, f"A{number}", "acme", labels={"k": "v"})
+    await issue_token(database, "O", "other")
+    await revoke(database, "A2", "acme")
+    await issue_token(database, "A3", "acme")
+    async with database.reading() as connection:
+        rows = await connection.fetch(
+            "SELECT token_id, tokens.ordinal, array_agg(DISTINCT repeated.ordinal) AS repeated FROM tokens JOIN ("
+            "SELECT token_id, ordinal FROM grants UNION ALL SELECT token_id, ordinal FROM token_labels UNION ALL"
+            " SELECT token_id, ordinal FROM token_activity) AS repeated USING (token_id) GROUP BY token_id ORDER BY token_id"
         )
-
-
-async def copy_tokens(connection: Connection) -> None:
-    await connection.execute(
-        "INSERT INTO accounts (account_id, display_name, plan, state, create_time, update_time, revision)"
-        " SELECT 'a' || n, '', 'team', 'active', now(), now(), 1 FROM generate_series(0, 19) AS n"
-    )
-    await connection.copy_records_to_table(
-        "tokens",
-        records=list(copied_tokens()),
-        columns=[
-            "token_id",
-            "account_id",
-            "display_name",
-            "description",
-            "labels",
-            "allow_self_rotation",
-            "disabled",
-            "create_time",
-            "update_time",
-            "expire_time",
-            "revoke_time",
-            "created_by",
-            "create_revision",
-            "revision",
-        ],
-    )
-    await connection.execute("INSERT INTO grants SELECT token_id, account_id, 'job_admin', '*' FROM tokens")
-    await connection.execute("INSERT INTO token_secrets SELECT token_id, 1, '', NULL, NULL, NULL, '' FROM tokens")
-    await connection.execute("INSERT INTO token_activity SELECT token_id, account_id, NULL, create_time FROM tokens")
-    await connection.execute("ANALYZE")
-
-
-def kinds_of(state: TokenState | None) -> set[int]:
-    return {
-        None: set(range(10)),
-        TokenState.ACTIVE: {0, 3},
-        TokenState.DISABLED: {1},
-        TokenState.EXPIRED: {2},
-        TokenState.REVOKED: {4, 5, 6, 7, 8, 9},
-    }[state]
-
-
-async def test_pages_hold_each_token_of_the_account_and_state_once_newest_first(database: Database) -> None:
-    async with database.reading() as connection:
-        await copy_tokens(connection)
-        for state in (None, *TokenState):
-            listed: list[Token] = []
-            page = Page(17)
-            while rows := await tokens.list_page(connection, "a7", state, page, NOW):
-                assert len(rows) <= 17
-                listed += rows
-                page = Page(17, (str(rows[-1].create_revision),))
-            expected = [
-                number
-                for number in range(ACCOUNTS * TOKENS, 0, -1)
-                if number % ACCOUNTS == 7 and number // ACCOUNTS % 10 in kinds_of(state)
-            ]
-            assert [token.create_revision for token in listed] == expected
-            assert all(token.grants == (Grant("job_admin", None),) for token in listed)
-
-
-def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes_of(child)
-
-
-async def plan_of(connection: Connection, mode: str, sql: str, types: str, values: str) -> list[dict[str, Any]]:
-    await connection.execute(f"SET plan_cache_mode = force_{mode}_plan; PREPARE planned ({types}) AS {sql}")
-    explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned ({values})")
-    await connection.execute("DEALLOCATE planned; RESET plan_cache_mode")
-    return list(nodes_of(json.loads(explained)[0]["Plan"]))
-
-
-@pytest.mark.parametrize("mode", ["custom", "generic"])
-async def test_lists_and_loads_read_the_indexes_that_are_meant_for_them(database: Database, mode: str) -> None:
-    key = "text, bigint, integer"
-    lists = {
-        None: ({"tokens_by_account"}, key, "'a7', 5000, 20"),
-        TokenState.ACTIVE: ({"tokens_live"}, key + ", timestamptz", "'a7', 5000, 20, '2026-11-24Z'"),
-        TokenState.DISABLED: ({"tokens_disabled"}, key + ", timestamptz", "'a7', 5000, 20, '2026-11-24Z'"),
-        TokenState.EXPIRED: (
-            {"tokens_expiring", "tokens_live"},
-            key + ", timestamptz",
-            "'a7', 5000, 20, '2026-11-24Z'",
-        ),
-        TokenState.REVOKED: ({"tokens_revoked"}, key, "'a7', 5000, 20"),
-    }
-    async with database.reading() as connection:
-        await copy_tokens(connection)
-        for state, (meant, types, values) in lists.items():
-            nodes = await plan_of(connection, mode, LISTS[state], types, values)
-            used = {node["Index Name"] for node in nodes if node.get("Index Name", "").startswith("tokens_")}
-            assert len(used) == 1, (state, nodes)
-            assert used <= meant, (state, used)
-            assert not [node for node in nodes if node["Node Type"] == "Seq Scan"], state
-        for sql in (LOAD, READ):
-            nodes = await plan_of(connection, mode, sql, "text", "'T77'")
-            scanned = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
-            assert scanned <= {"state", "accounts"}, "tables of a page or two; the rest by key"
+    assert [(row["token_id"], row["ordinal"]) for row in rows] == [("A0", 1), ("A1", 2), ("A2", 3), ("A3", 4), ("O", 1)]
+    assert all(row["repeated"] == [row["ordinal"]] for row in rows)
