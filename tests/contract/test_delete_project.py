@@ -230,20 +230,23 @@ def test_thousands_of_tokens_may_name_it(stubs: Stubs, account: OwnAccount, rows
 def test_any_number_of_revoked_tokens_may_have_named_it(stubs: Stubs, account: OwnAccount, rows: Rows) -> None:
     """More than one transaction has time for; their records forget it all the same."""
     first, _ = account.project_ids
-    with_many_tokens(rows, account, first, 40_500, revoked=True)
+    with_many_tokens(rows, account, first, 20_500, revoked=True)
+    # As autovacuum does soon after so many rows: the statement's time is that of its plan.
+    rows.fetch("ANALYZE tokens")
+    rows.fetch("ANALYZE grants")
 
     only_checked = delete(account, first, validate_only=True)
     answer = delete(account, first)
 
-    assert (answer.grants_changed, answer.grants_removed) == (40_500, 40_500)
-    assert (only_checked.grants_changed, only_checked.grants_removed) == (40_500, 40_500)
+    assert (answer.grants_changed, answer.grants_removed) == (20_500, 20_500)
+    assert (only_checked.grants_changed, only_checked.grants_removed) == (20_500, 20_500)
     assert rows.fetch("SELECT count(*) FROM grants WHERE scope = $1", first) == [(0,)]
     told = rows.fetch(
         "SELECT (after ->> 'grants_changed')::int, tokens FROM audit_events WHERE subject = $1 AND action = 'DeleteProject'"
         " ORDER BY event_id",
         f"project:{first}",
     )
-    assert told == [(20_000, None), (20_000, None), (40_500, None)]
+    assert told == [(20_000, None), (20_500, None)]
 
 
 # ---- refusals, checking only
