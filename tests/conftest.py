@@ -12,4 +12,5 @@ pytest_plugins = [
     "tests.support.programs",
     "tests.support.places",
     "tests.support.mints",
+    "tests.support.logs",
 ]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from concurrent import futures
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from doorward.core.secret import Secret, SecretKind, generate, new_id
@@ -38,17 +36,6 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir()
     monkeypatch.chdir(directory)
     return directory
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """What a command that works without a server does to this process's logs is undone."""
-    root = logging.getLogger()
-    handlers, level, configuration = root.handlers[:], root.level, structlog.get_config()
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.configure(**configuration)
 
 
 @pytest.fixture
