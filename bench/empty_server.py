@@ -1,7 +1,7 @@
 """What Doorward is measured against: a grpc.aio server with the generated servicer, whose Check does nothing.
 
-It takes the same CheckRequest and answers a CheckResponse with the same contents, made once: all that is left is what
-grpc.aio and protobuf cost. Run as `python -m bench.empty_server`.
+It takes the same CheckRequest and answers a CheckResponse with the same contents, made once, in the same event loop: all
+that is left is what grpc.aio and protobuf cost. Run as `python -m bench.empty_server`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import grpc.aio
 
 from doorward.v1 import authorizer_pb2, authorizer_pb2_grpc
+from doorward_server.start import run
 
 ANSWER = authorizer_pb2.CheckResponse(
     allowed=True, token_id="0kR3vQ8mZ1nT5xYb", account_id="account_000000", revision="1.1000000"
@@ -44,4 +45,4 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    run(serve())

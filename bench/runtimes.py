@@ -1,8 +1,8 @@
 """What runs underneath: grpcio's versions, its event engine, asyncio's event loops; an empty handler and Check on each.
 
 `make bench ARGS="runtimes --python /path/to/venv/bin/python --python …"`: each interpreter needs Doorward (or PYTHONPATH that
-leads to client/ and server/), and uvloop if that is to be measured. What cannot be started is named and left out. Not
-among the parts that run when none is named.
+leads to client/ and server/), and uvloop, which it is measured with and without. What cannot be started is named and left
+out. Not among the parts that run when none is named.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Runtime:
     @contextlib.contextmanager
     def serving(self, arguments: Sequence[str], cores: Cores) -> Iterator[Server]:
         """A server of ours on this runtime."""
-        start = ["-m", "bench.on_uvloop", *arguments] if self.is_uvloop else ["-m", *arguments]
+        start = ["-m", *arguments] if self.is_uvloop else ["-m", "bench.without_uvloop", *arguments]
         environment = ENGINE_OFF if self.is_engine_off else {}
         with harness.serving(start, cores.server, environment, python=self.python) as server:
             yield server

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from doorward.core.secret import generate
-from doorward_server import telemetry
+from doorward_server import start, telemetry
 from doorward_server.app import App
 from doorward_server.replica.holding import Holding
 from doorward_server.replica.lease_keeper import LeaseKeeper
@@ -188,7 +188,7 @@ def _end() -> NoReturn:
 def run(config: dict[str, Any], pair: socket.socket) -> None:
     """Runs the app until SIGTERM."""
     telemetry.configure("debug", "text")
-    asyncio.run(_run(config, pair))
+    start.run(_run(config, pair))
 
 
 async def _run(config: dict[str, Any], pair: socket.socket) -> None:

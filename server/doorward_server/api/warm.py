@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from google.protobuf.message import DecodeError
 
 from doorward.core.catalog import Level
-from doorward.core.entries import TOKEN_ACCOUNT_ID, TOKEN_ID
+from doorward.core.entries import TOKEN_ACCOUNT_ID, TOKEN_EXPIRE_US, TOKEN_ID
 from doorward.core.matrix import DenyReason, decide
 from doorward.core.token_table import UNKNOWN
 from doorward.v1 import authorizer_pb2 as pb
 from doorward_server import metrics
 from doorward_server.api.access import TABLE
+from doorward_server.api.answered import Answer, Answered
 from doorward_server.api.checks import Checker, encode_batch, item_of, items_of
 from doorward_server.api.encoding import encode_check
 from doorward_server.api.errors import Status, status_of
@@ -68,6 +69,7 @@ class WarmChecks:
         self._find_owner = holding.tables.projects.get
         self._used = holding.used
         self._recalled = Recalled(holding.tables, holding.token_proofs.proof_of)
+        self._answered = Answered()
         self._no_lease = status_of(no_lease())
         self._shown: tuple[Position | None, str] | None = None
 
@@ -112,6 +114,11 @@ class WarmChecks:
     def _check_from_memory(
         self, request: bytes, credential: str | None, position: Position | None, end_ns: int, now_us: int
     ) -> bytes | None:
+        answer = self._answered.find(credential, request, position, end_ns, now_us)
+        if answer is not None:
+            self._used[answer.token_id] = now_us
+            _decided[_ALLOWED] += 1
+            return answer.response
         message = _parse_check(request)
         recalled = self._recalled.find(credential, message.secret, position, end_ns, now_us)
         if recalled is None:
@@ -130,7 +137,11 @@ class WarmChecks:
                     token_id = token[TOKEN_ID]
                     self._used[token_id] = now_us
                     _decided[reason] += 1
-                    return encode_check((reason, token_id, owner), self._revision_text(position))
+                    response = encode_check((reason, token_id, owner), self._revision_text(position))
+                    expire_us = token[TOKEN_EXPIRE_US]
+                    until = recalled.until_us if expire_us is None else min(recalled.until_us, expire_us)
+                    self._answered.keep(credential, request, Answer(position, end_ns, until, token_id, response))
+                    return response
         decision = self._checker.one(item_of(message), catalog, now_us, None, None, holder)
         return None if isinstance(decision, Missing) else encode_check(decision, self._revision_text(position))
 

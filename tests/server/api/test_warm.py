@@ -41,7 +41,12 @@ class World:
     """A replica that holds an account with two projects, one token, one operator; and its checks."""
 
     def __init__(
-        self, *, caller_expire_us: int | None = None, not_after_us: int | None = None, role: str = "CALLER"
+        self,
+        *,
+        caller_expire_us: int | None = None,
+        not_after_us: int | None = None,
+        expire_us: int | None = None,
+        role: str = "CALLER",
     ) -> None:
         self.clock = SteppedClock()
         self.tables = Tables()
@@ -49,7 +54,7 @@ class World:
         self.holding.registered("replica", 1, 1, NONCE)
         self.holding.renewed(self.clock.now_ns(), 1, NONCE, DATABASE_US)
         self.secret, self.caller = generate(SecretKind.TOKEN, new_id()), generate(SecretKind.OPERATOR, new_id())
-        self._not_after_us = not_after_us
+        self._not_after_us, self._expire_us = not_after_us, expire_us
         self.hold_token()
         install(self.tables.catalogs, CATALOG_KEY, CATALOG, self.holding)
         install(self.tables.accounts, "acme", account_entry("acme", "enterprise", 1), self.holding)
@@ -80,7 +85,7 @@ class World:
             "acme",
             revoked=False,
             disabled=False,
-            expire_us=None,
+            expire_us=self._expire_us,
             secrets=((1, b"d" * 32, "k", self._not_after_us),),
             grants=(("job_admin", ("p1",)), ("metadata_only", None)),
         )
@@ -113,23 +118,31 @@ def is_allowed(answer: pb.CheckResponse | Status | None) -> bool:
     return isinstance(answer, pb.CheckResponse) and answer.allowed
 
 
+def warm_up(world: World) -> None:
+    """The same check recognized, recalled, and answered by the bytes that were kept."""
+    for _ in range(3):
+        assert is_allowed(world.ask(world.a_request()))
+
+
 @pytest.mark.parametrize("permission", CATALOG.permissions)
 @pytest.mark.parametrize("resource", ["p1", "p2", "foreign", "acme", "other", "no id!", ""])
 def test_what_is_recalled_answers_as_what_is_recognized(permission: str, resource: str) -> None:
     world = World()
-    assert is_allowed(world.ask(world.a_request()))
+    for _ in ("recognized", "recalled", "answered"):
+        assert is_allowed(world.ask(world.a_request()))
     for request in (
         pb.CheckRequest(secret=world.secret.reveal(), permission=permission, project_id=resource),
         pb.CheckRequest(secret=world.secret.reveal(), permission=permission, account_id=resource),
         pb.CheckRequest(secret=world.secret.reveal(), permission=permission),
         pb.CheckRequest(secret=world.secret.reveal(), permission=permission + "x", project_id=resource),
     ):
-        assert world.ask(request) == world.ask(request, world.new_checks())
+        answers = [world.ask(request) for _ in range(3)]
+        assert answers == [world.ask(request, world.new_checks())] * 3
 
 
 def test_a_revoked_token_is_not_recalled() -> None:
     world = World()
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
 
     world.holding.apply(2, NONCE, [f"token:{world.secret.subject_id}"])
 
@@ -138,7 +151,7 @@ def test_a_revoked_token_is_not_recalled() -> None:
 
 def test_a_revoked_caller_is_not_recalled() -> None:
     world = World()
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
 
     world.holding.apply(2, NONCE, [f"operator:{world.caller.subject_id}"])
 
@@ -148,7 +161,7 @@ def test_a_revoked_caller_is_not_recalled() -> None:
 @pytest.mark.parametrize("subject", ["account:acme", "project:p1", "catalog:"])
 def test_nothing_is_recalled_across_a_change_to_what_it_stands_on(subject: str) -> None:
     world = World()
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
 
     world.holding.apply(2, NONCE, [subject])
 
@@ -171,7 +184,7 @@ def test_after_a_change_to_something_else_the_answer_is_of_the_new_revision() ->
 
 def test_after_a_new_registration_nothing_is_recalled() -> None:
     world = World()
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
 
     world.holding.registered("replica", 1, 1, NONCE)
     world.holding.renewed(world.clock.now_ns(), 1, NONCE, DATABASE_US)
@@ -181,7 +194,7 @@ def test_after_a_new_registration_nothing_is_recalled() -> None:
 
 def test_without_a_lease_nothing_is_recalled() -> None:
     world = World()
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
 
     world.holding.begin_anew("the test says so")
 
@@ -192,8 +205,7 @@ def test_without_a_lease_nothing_is_recalled() -> None:
 
 def test_a_caller_that_expires_is_recognized_each_time() -> None:
     world = World(caller_expire_us=DATABASE_US + 1_000_000)
-    assert is_allowed(world.ask(world.a_request()))
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
 
     world.clock.advance(1_000)
 
@@ -202,10 +214,20 @@ def test_a_caller_that_expires_is_recognized_each_time() -> None:
     assert answer.code == "UNAUTHENTICATED"
 
 
+def test_a_token_that_expires_is_denied_from_then_on() -> None:
+    world = World(expire_us=DATABASE_US + 1_000_000)
+    warm_up(world)
+
+    world.clock.advance(1_000)
+
+    answer = world.ask(world.a_request())
+    assert isinstance(answer, pb.CheckResponse)
+    assert answer.reason == types_pb2.DENY_REASON_TOKEN_EXPIRED
+
+
 def test_a_secret_that_ends_is_recognized_each_time() -> None:
     world = World(not_after_us=DATABASE_US + 1_000_000)
-    assert is_allowed(world.ask(world.a_request()))
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
 
     world.clock.advance(1_000)
 
@@ -216,7 +238,7 @@ def test_a_secret_that_ends_is_recognized_each_time() -> None:
 
 def test_what_one_caller_found_is_not_recalled_for_another() -> None:
     world = World()
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
     request = world.a_request().SerializeToString()
 
     for credential in (None, "", world.caller.reveal(), f"Bearer {world.secret.reveal()}", "Bearer x"):
@@ -227,7 +249,7 @@ def test_what_one_caller_found_is_not_recalled_for_another() -> None:
 
 def test_another_secret_of_the_same_token_is_not_recalled() -> None:
     world = World()
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
     wrong = generate(SecretKind.TOKEN, world.secret.subject_id)
 
     answer = world.ask(pb.CheckRequest(secret=wrong.reveal(), permission="jobs:write", project_id="p1"))
@@ -238,7 +260,7 @@ def test_another_secret_of_the_same_token_is_not_recalled() -> None:
 
 def test_a_demand_for_freshness_is_not_answered_from_memory() -> None:
     world = World()
-    assert is_allowed(world.ask(world.a_request()))
+    warm_up(world)
     request = world.a_request()
     request.consistency.fully_consistent = True
 
@@ -257,6 +279,7 @@ def test_every_warm_check_of_a_recognized_secret_is_a_use_allowed_or_denied() ->
     for request in (
         world.a_request(),  # recognized anew
         world.a_request(),  # recalled
+        world.a_request(),  # answered by what was kept
         world.a_request("service_tokens:read", "p1"),  # wrong in itself: of no secret
         world.a_request("jobs:write", "p2"),  # denied
     ):

@@ -1,0 +1,83 @@
+"""What a warm Check allowed is given again only for the same bytes of the same caller, at the same position, in time."""
+
+from __future__ import annotations
+
+import pytest
+
+from doorward.core.history import Position
+from doorward_server.api import answered
+from doorward_server.api.answered import LONGEST, Answer, Answered
+from doorward_server.api.recalled import REFRESHED_NS
+
+END_NS = 1_000_000_000_000
+NOW_US = 1_800_000_000_000_000
+HERE = Position(7, b"nonce...")
+EQUAL = Position(7, b"nonce...")
+ANSWER = Answer(HERE, END_NS, NOW_US + 5, "t", b"response")
+
+
+@pytest.fixture
+def kept() -> Answered:
+    kept = Answered()
+    kept.keep("Bearer caller", b"request", ANSWER)
+    return kept
+
+
+def test_the_same_question_of_the_same_caller_has_the_same_answer(kept: Answered) -> None:
+    assert kept.find("Bearer caller", b"request", HERE, END_NS, NOW_US) is ANSWER
+
+
+@pytest.mark.parametrize(
+    ("credential", "request_bytes"),
+    [
+        ("Bearer caller", b"request."),
+        ("Bearer caller", b"reques"),
+        ("Bearer caller", b""),
+        ("Bearer callers", b"request"),
+        ("Bearer calle", b"rrequest"),
+        ("Bearer caller\0request", b""),
+        ("", b"request"),
+        (None, b"request"),
+    ],
+)
+def test_another_question_or_another_caller_has_none(
+    kept: Answered, credential: str | None, request_bytes: bytes
+) -> None:
+    assert kept.find(credential, request_bytes, HERE, END_NS, NOW_US) is None
+
+
+@pytest.mark.parametrize("position", [Position(8, b"nonce..."), Position(7, b"another."), EQUAL, None])
+def test_any_change_ends_it_and_so_does_another_registration(kept: Answered, position: Position | None) -> None:
+    """Also one at an equal position: what was held then is not what is held now."""
+    assert kept.find("Bearer caller", b"request", position, END_NS, NOW_US) is None
+
+
+def test_it_ends_with_the_first_thing_of_it_that_ends(kept: Answered) -> None:
+    assert kept.find("Bearer caller", b"request", HERE, END_NS, NOW_US + 4) is ANSWER
+    assert kept.find("Bearer caller", b"request", HERE, END_NS, NOW_US + 5) is None
+
+
+def test_it_is_made_anew_from_time_to_time(kept: Answered) -> None:
+    assert kept.find("Bearer caller", b"request", HERE, END_NS + REFRESHED_NS, NOW_US) is ANSWER
+    assert kept.find("Bearer caller", b"request", HERE, END_NS + REFRESHED_NS + 1, NOW_US) is None
+
+
+def test_what_is_too_long_or_of_nobody_is_not_kept() -> None:
+    kept = Answered()
+    kept.keep("c", b"r" * (LONGEST - 1), ANSWER)
+    kept.keep("c", b"r" * LONGEST, ANSWER)
+    kept.keep(None, b"request", ANSWER)
+
+    assert len(kept._known) == 1
+    assert kept.find("c", b"r" * (LONGEST - 1), HERE, END_NS, NOW_US) is ANSWER
+
+
+def test_it_is_bounded_and_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answered, "CAPACITY", 3)
+    kept = Answered()
+    for number in range(10):
+        kept.keep("Bearer caller", b"secret %d" % number, ANSWER)
+
+    assert 0 < len(kept._known) <= 3
+    assert all(len(key) == 32 and b"secret" not in key for key in kept._known)
+    assert Answered()._key_of("c", b"r") != Answered()._key_of("c", b"r")
