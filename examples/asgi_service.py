@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
-from doorward.aio import AuthorizerClient
+from doorward.aio import AuthorizerClient, LocalAuthorizer
 from doorward.integrations.asgi import OPEN, Guard, Needs, Rules, from_query, identity
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.websockets import WebSocket
 
-authorizer = AuthorizerClient(
+# Both fit: with DECIDE=here this process decides by itself.
+kind = LocalAuthorizer if os.environ.get("DECIDE") == "here" else AuthorizerClient
+authorizer = kind(
     os.environ.get("DOORWARD_ADDRESS", "127.0.0.1:50051"),
     credential=Path(os.environ.get("DOORWARD_TOKEN_FILE", "doorward-data/caller.token")),
 )

@@ -13,10 +13,12 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 
-from doorward.aio import AuthorizerClient
+from doorward.aio import AuthorizerClient, LocalAuthorizer
 from doorward.integrations.fastapi import Guard, Identity, from_query, identity, needs, open_to_all
 
-authorizer = AuthorizerClient(
+# Both fit: with DECIDE=here this process decides by itself.
+kind = LocalAuthorizer if os.environ.get("DECIDE") == "here" else AuthorizerClient
+authorizer = kind(
     os.environ.get("DOORWARD_ADDRESS", "127.0.0.1:50051"),
     credential=Path(os.environ.get("DOORWARD_TOKEN_FILE", "doorward-data/caller.token")),
 )

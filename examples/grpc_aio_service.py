@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from doorward.aio import AuthorizerClient
+from doorward.aio import AuthorizerClient, LocalAuthorizer
 from doorward.integrations.grpc_aio import Guard, Needs, Rules, from_metadata, identity
 from examples import jobs_pb2, jobs_pb2_grpc
 
@@ -69,7 +69,9 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
 async def main() -> None:
     address = os.environ.get("DOORWARD_ADDRESS", "127.0.0.1:50051")
     credential = Path(os.environ.get("DOORWARD_TOKEN_FILE", "doorward-data/caller.token"))
-    async with AuthorizerClient(address, credential=credential) as authorizer:
+    # Both fit: with DECIDE=here this process decides by itself.
+    kind = LocalAuthorizer if os.environ.get("DECIDE") == "here" else AuthorizerClient
+    async with kind(address, credential=credential) as authorizer:
         guard = Guard(authorizer, RULES)
         server = grpc.aio.server(interceptors=[guard])
         jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(guard), server)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from doorward.integrations.grpc_threads import Guard, Needs, Rules, from_metadata, identity
-from doorward.threads import AuthorizerClient
+from doorward.threads import AuthorizerClient, LocalAuthorizer
 from examples import jobs_pb2, jobs_pb2_grpc
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ class Jobs(jobs_pb2_grpc.JobsServicer):
 def main() -> None:
     address = os.environ.get("DOORWARD_ADDRESS", "127.0.0.1:50051")
     credential = Path(os.environ.get("DOORWARD_TOKEN_FILE", "doorward-data/caller.token"))
-    with AuthorizerClient(address, credential=credential) as authorizer:
+    # Both fit: with DECIDE=here this process decides by itself.
+    kind = LocalAuthorizer if os.environ.get("DECIDE") == "here" else AuthorizerClient
+    with kind(address, credential=credential) as authorizer:
         guard = Guard(authorizer, RULES)
         server = grpc.server(ThreadPoolExecutor(32), interceptors=[guard])
         jobs_pb2_grpc.add_JobsServicer_to_server(Jobs(guard), server)

@@ -69,7 +69,13 @@ class Connection:
         return method
 
     def close(self) -> None:
-        """Ends every call that is under way. Once is as good as often."""
+        """Ends every call that is under way. Once is as good as often.
+
+        In a child of fork() it ends nothing: what is open is the parent's, and gRPC would wait for threads that stayed there.
+        """
+        if self._process_id not in {0, os.getpid()}:
+            self.is_closed = True
+            return
         with self._lock:
             was_closed, self.is_closed = self.is_closed, True
             channel = self._channel

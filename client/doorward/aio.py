@@ -15,16 +15,17 @@ on. It is safe among tasks, not among threads, and ends with its process: after 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Unpack
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 import grpc
 
 from doorward import _account_admin, _authorizer, _shared, _system_admin, _token_admin, errors
 from doorward._aio_checks import Checks
 from doorward._aio_client import AdminClient, Client, rpc
-from doorward._caller import CHECK_TIMEOUT_S
+from doorward._caller import CHECK_TIMEOUT_S, LONGEST_TIMEOUT_S
 from doorward._checks import batches_of, decision_of, decisions_of, demand_of
-from doorward.decisions import Ask, Decision, DenyReason
+from doorward.decisions import Ask, DecidedBy, Decision, DenyReason
 from doorward.errors import DoorwardError
 from doorward.records import (
     UNCHANGED,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from doorward._channel import Connecting
+    from doorward.core.watch_tables import WatchBounds
     from doorward.v1.account_admin_pb2_grpc import AccountAdminAsyncStub
     from doorward.v1.authorizer_pb2_grpc import AuthorizerAsyncStub
     from doorward.v1.system_admin_pb2_grpc import SystemAdminAsyncStub
@@ -58,10 +60,12 @@ __all__ = [
     "Ask",
     "AuthorizerClient",
     "CreatedOperator",
+    "DecidedBy",
     "Decision",
     "DenyReason",
     "DoorwardError",
     "IssuedToken",
+    "LocalAuthorizer",
     "RotatedToken",
     "SystemAdminClient",
     "TokenAdminClient",
@@ -165,6 +169,141 @@ class AuthorizerClient(Client):
         if self._raw_batch is None:
             self._raw_batch = self._connection.open().unary_unary(_CHECK_MANY, None, pb.BatchCheckResponse.FromString)
         return decisions_of(await self._answered(self._raw_batch, request, seconds), asked)
+
+
+class LocalAuthorizer:
+    """Decides in this process, from tokens fetched once and kept true by a stream from the server, under the same promise.
+
+    While it holds a sub-lease, a token that was asked about before is decided from memory, without a call; everything
+    else is asked of the server, and ends as there. `Decision.decided_by` tells which it was. The stream begins with the
+    first check, or with `async with`. See docs/callers.md for what it costs and when to take it.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str] | grpc.aio.Channel,
+        *,
+        credential: str | os.PathLike[str] | Callable[[], str] | None = None,
+        timeout: float | None = None,
+        bounds: WatchBounds | None = None,
+        **how: Unpack[Connecting],
+    ) -> None:
+        """As every client. `bounds`: the most that it keeps in memory, a `doorward.bounds.WatchBounds`."""
+        from doorward._aio_local import Feed  # noqa: PLC0415 - who only asks servers need not load it
+
+        self._server = AuthorizerClient(target, credential=credential, timeout=timeout, **how)
+        self._feed = Feed(self._server._connection, self._server._caller, bounds)  # noqa: SLF001 - it shares them
+        self._warm = self._feed.watching.warm
+        # Who drops it without closing it leaves no stream behind.
+        weakref.finalize(self, self._feed.abandon).atexit = False
+
+    @property
+    def server(self) -> AuthorizerClient:
+        """The client that is asked where nothing can be decided here; it has the other calls, and this one's connection."""
+        return self._server
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether a check that begins now could be decided here: for health and metrics. No check needs to be spared."""
+        return self._feed.watching.holds_lease
+
+    async def __aenter__(self) -> Self:
+        self._feed.begin()
+        return self
+
+    async def __aexit__(self, *_failure: object) -> None:
+        await self.close()
+
+    async def wait_ready(self, *, timeout: float | None = None) -> None:
+        """Returns once it holds a sub-lease. Nobody must wait for that: until then the server is asked.
+
+        Raises:
+            DeadlineExceeded: not in time; the message says what the last stream ended with.
+            ClientClosed: it was closed.
+        """
+        left = self._server._caller.budget(timeout)  # noqa: SLF001
+        self._feed.begin()
+        await self._feed.wait_ready(left)
+
+    async def check(
+        self,
+        secret: str,
+        permission: str,
+        *,
+        project_id: str | None = None,
+        account_id: str | None = None,
+        timeout: float | None = None,
+        at_least_as_fresh: str | None = None,
+        fully_consistent: bool = False,
+    ) -> Decision:
+        """As `AuthorizerClient.check`, with the same promise and the same errors.
+
+        A demand (`at_least_as_fresh`, `fully_consistent`) goes to the server.
+        """
+        if at_least_as_fresh is None and not fully_consistent and (timeout is None or 0 < timeout <= LONGEST_TIMEOUT_S):
+            decision = self._warm(secret, permission, project_id, account_id)
+            if decision is not None:
+                return decision
+        self._feed.begin()
+        left = self._server._caller.budget(timeout)  # noqa: SLF001
+        if at_least_as_fresh is None and not fully_consistent:
+            asked = self._feed.watching.asked(secret, permission, project_id, account_id)
+            if asked is not None:
+                # Half of the time, so that the server can still be asked in the other.
+                decided = await self._feed.decide(((0, asked),), left() / 2)
+                if decided:
+                    return decided[0]
+        return await self._server.check(
+            secret,
+            permission,
+            project_id=project_id,
+            account_id=account_id,
+            timeout=left(),
+            at_least_as_fresh=at_least_as_fresh,
+            fully_consistent=fully_consistent,
+        )
+
+    async def check_many(
+        self,
+        secret: str,
+        asks: Sequence[Ask],
+        *,
+        timeout: float | None = None,
+        at_least_as_fresh: str | None = None,
+        fully_consistent: bool = False,
+    ) -> list[Decision]:
+        """As `AuthorizerClient.check_many`, with the same promise and the same errors.
+
+        What cannot be decided here is asked of the server together; a demand sends all of it there.
+        """
+        self._feed.begin()
+        left = self._server._caller.budget(timeout)  # noqa: SLF001
+        decisions: list[Decision | None] = [None] * len(asks)
+        if at_least_as_fresh is None and not fully_consistent:
+            decisions, others = self._feed.watching.warm_many(secret, asks)
+            if others:
+                for place, decision in (await self._feed.decide(others, left() / 2)).items():
+                    decisions[place] = decision
+        missing = [place for place, decision in enumerate(decisions) if decision is None]
+        if missing:
+            answered = await self._server.check_many(
+                secret,
+                [asks[place] for place in missing],
+                timeout=left(),
+                at_least_as_fresh=at_least_as_fresh,
+                fully_consistent=fully_consistent,
+            )
+            for place, decision in zip(missing, answered, strict=True):
+                decisions[place] = decision
+        return [decision for decision in decisions if decision is not None]
+
+    async def close(self) -> None:
+        """Gives up what it holds and tells the server so, that nobody waits for it; ends the connection.
+
+        Checks that are under way end with ClientClosed.
+        """
+        await self._feed.close()
+        await self._server.close()
 
 
 class TokenAdminClient(AdminClient):

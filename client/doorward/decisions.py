@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 if TYPE_CHECKING:
     from doorward.errors import DoorwardError
 
-__all__ = ["Ask", "Decision", "DenyReason", "placed", "require_one_resource"]
+__all__ = ["Ask", "DecidedBy", "Decision", "DenyReason", "placed", "require_one_resource"]
 
 
 class DenyReason(StrEnum):
@@ -32,12 +32,20 @@ class DenyReason(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+class DecidedBy(StrEnum):
+    """Who decided a check."""
+
+    SERVER = "SERVER"
+    # This process, from memory, while it held a sub-lease: a `LocalAuthorizer`.
+    HERE = "HERE"
+
+
 class Decision(NamedTuple):
     """The answer to one check. `if decision:` is `if decision.allowed:`, and nothing else makes it true.
 
     `reason`: None only if it is allowed, or beside an `error`. `token_id` and `account_id`: empty unless the secret was
     recognized. `revision`: the position in the change log that the decision contains, for `at_least_as_fresh`. `error`:
-    only of `check_many`, why this one could not be decided; `check` raises it.
+    only of `check_many`, why this one could not be decided; `check` raises it. `decided_by`: the promise is the same.
     """
 
     allowed: bool
@@ -46,6 +54,7 @@ class Decision(NamedTuple):
     account_id: str
     revision: str
     error: DoorwardError | None = None
+    decided_by: DecidedBy = DecidedBy.SERVER
 
     def __bool__(self) -> bool:
         return self.allowed

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from doorward_server.credentials.certificates import Certificates
     from doorward_server.embedded.postgres import EmbeddedPostgres
     from doorward_server.replica.holding import Holding
+    from doorward_server.replica.watchers import Watchers
     from doorward_server.start import Prepared
 
 __all__ = ["App", "run"]
@@ -69,21 +70,30 @@ class App:
         timing: Timing | None = None,
         shares_port: bool = False,
         on_registering: Callable[[str], None] | None = None,
+        on_counting: Callable[[bool], bool] | None = None,
     ) -> None:
         """`timing` is for tests, which put a clock of their own under everything; the others are for a worker.
 
         One that shares its port with other workers listens only once it holds a lease. `on_registering` is told the
-        replica's id before a row is made of it.
+        replica's id before a row is made of it. `on_counting` is told whether watchers' sub-leases are counted: that some
+        are before the first is granted, which then waits for `counting_heard`. It returns whether the word went out.
         """
         self._settings = settings
         self._timing = timing or Timing(SystemClock())
         self._shares_port = shares_port
         self._on_registering = on_registering
+        self._on_counting = on_counting
+        self._watchers: Watchers | None = None
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
         """Begins the graceful stop."""
         self._stop.set()
+
+    def counting_heard(self) -> None:
+        """Whoever `on_counting` told that sub-leases are counted has taken note."""
+        if self._watchers is not None:
+            self._watchers.parent.heard()
 
     async def run(self, announce: Callable[[str, EmbeddedPostgres | None], None]) -> None:
         """Serves until `stop`; `announce` is told the address when calls are taken.
@@ -105,6 +115,8 @@ class App:
         async with prepared(settings) as base, asyncio.TaskGroup() as group:
             tasks = Tasks(group)
             replica = ReplicaParts(settings, base.database, base.ring, self._timing, tasks, self._on_registering)
+            self._watchers = replica.holding.watchers
+            self._watchers.parent.tell = self._on_counting
             methods = methods_of(settings, base.database, base.ring, replica)
             await self._serve(group, tasks, replica, methods, base, announce)
 
@@ -133,6 +145,7 @@ class App:
         replica.keeper.address = address or replica.keeper.address
         runs: list[Coroutine[None, None, object]] = [replica.reporter.run(), replica.feed.run(), replica.hasher.run()]
         runs += [health.run(), replica.refusals.run(), replica.usage.run(), replica.retention.run()]
+        runs += [replica.holding.watchers.run()]
         if embedded is not None:
             runs.append(embedded.run())
         sources = Sources(
@@ -167,8 +180,7 @@ class App:
                 # While there is a lease still, so that what has arrived is answered.
                 await let_go(Listen(address).port, handlers.busy_peers)
             # From here on no check passes; running mutations still get their barrier, since feed and reporter go on.
-            keeper.cancel()
-            await asyncio.wait({keeper})
+            await self._give_up_lease(keeper, replica.holding)
             await server.stop(self._settings.drain)
             await tasks.drain(self._settings.drain)
             await replica.keeper.leave()
@@ -186,6 +198,13 @@ class App:
             if monitoring is not None:
                 monitoring.stop()
         log.info("server_stopped")
+
+    async def _give_up_lease(self, keeper: asyncio.Task[None], holding: Holding) -> None:
+        """Ends the renewals, and waits until no watcher decides from memory any more: no longer than a hold (rho U)."""
+        keeper.cancel()
+        await asyncio.wait({keeper})
+        holding.watchers.reset()
+        await holding.watchers.left(self._timing.now_ns() + holding.hold_ms * 1_000_000)
 
     async def _flush(self, replica: ReplicaParts) -> None:
         """Writes what was only gathered in memory, as far as the database takes it in time."""

@@ -34,6 +34,8 @@ class Failpoint(enum.Enum):
     PRUNE_BEFORE = "prune.before"
     SHUTDOWN_BEFORE_DELETE = "shutdown.before_delete"
     NOTIFY_DROP = "notify.drop"
+    WATCH_BEFORE_GRANT = "watch.before_grant"
+    WATCH_DROP_ACKS = "watch.drop_acks"
     BCRYPT_BEFORE_RESULT = "bcrypt.before_result"
 
 

@@ -51,6 +51,16 @@ RUNNING: Final = described(
     "What is under way: rpcs that wait for something, streams among them, health_watches beside them.",
     "what",
 )
+WATCHERS: Final = described("gauge", "watchers", "Sessions of Watch that are open.")
+WATCHED: Final = described("gauge", "watched_keys", "Tokens, accounts and projects that watchers hold, all together.")
+SUB_LEASES: Final = described(
+    "gauge",
+    "sub_leases_counted",
+    "Sessions of Watch, also of streams that ended, under which something may be decided from memory.",
+)
+OWED: Final = described(
+    "gauge", "watchers_owing", "Those of them that keep a change from being reported until they acknowledge it."
+)
 DECIDED: Final = described(
     "counter", "decisions", "Checks that were decided, the items of batches among them: ALLOWED, or why not.", "reason"
 )
@@ -92,6 +102,11 @@ class _ReplicaMetrics:
         yield _gauge(LOADING, {(): self._sources.loading()})
         yield _gauge(HASHING, {(queue,): count for queue, count in self._sources.hashing().items()})
         yield _gauge(RUNNING, {(what,): count for what, count in self._sources.running().items()})
+        watchers = holding.watchers
+        yield _gauge(WATCHERS, {(): watchers.count})
+        yield _gauge(WATCHED, {(): watchers.held})
+        yield _gauge(SUB_LEASES, {(): watchers.counted()})
+        yield _gauge(OWED, {(): watchers.owing()})
         decided = CounterMetricFamily(DECIDED.name, DECIDED.meaning, labels=DECIDED.labels)
         for reason in DenyReason:
             decided.add_metric((reason.name,), DECISIONS[reason])

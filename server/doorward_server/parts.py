@@ -24,6 +24,7 @@ from doorward_server.api.token_changes import TokenChanges
 from doorward_server.api.token_ends import TokenEnds
 from doorward_server.api.token_lists import TokenLists
 from doorward_server.api.token_self import TokenSelf
+from doorward_server.api.watch import WatchApi
 from doorward_server.api.wrapper import Binder
 from doorward_server.credentials.hashing import Hasher
 from doorward_server.replica.barrier import Barrier
@@ -96,7 +97,14 @@ class ReplicaParts:
     ) -> None:
         self.timing = timing
         tables = Tables(settings.token_cache)
-        self.holding = Holding(self.timing, hold_ms=settings.hold_ms, tables=tables, proofs=settings.token_cache)
+        self.holding = Holding(
+            self.timing,
+            hold_ms=settings.hold_ms,
+            tables=tables,
+            proofs=settings.token_cache,
+            # A watcher keeps its place for long: one of two is left for calls that come and go, and for StreamChecks.
+            max_watchers=min(settings.max_watchers, settings.max_concurrent_rpcs // 2),
+        )
         self.lines = [Line(database) for _ in range(3)]
         self.keeper = LeaseKeeper(self.holding, self.lines[0], settings.listen, on_registering)
         self.reporter = Reporter(self.holding, self.lines[1], self.keeper)
@@ -144,7 +152,7 @@ def methods_of(settings: Settings, database: Database, ring: PepperRing, replica
         *TokenSelf(itself, rotate).methods(binder),
         *AuditEvents(Audit(database), max_page=settings.max_page).methods(binder),
         *changes.methods(binder),
-        *_authorizer(settings, database, replica, callers, catalogs, tokens, binder),
+        *_authorizer(settings, database, replica, callers, catalogs, tokens),
     ]
 
 
@@ -169,7 +177,6 @@ def _authorizer(
     callers: Callers,
     catalogs: Catalogs,
     tokens: Tokens,
-    binder: Binder,
 ) -> list[Method]:
     """What is decided from memory, and what is told about it: Authorizer."""
     holding = replica.holding
@@ -182,10 +189,11 @@ def _authorizer(
     # A stream keeps its place for long; three of four places are left for calls that come and go.
     most_streams = max(1, settings.max_concurrent_rpcs // 4)
     return [
-        *checks.methods(binder),
+        *checks.methods(),
         *ExplainApi(asking, authorizer, freshness).methods(),
         *PermittedApi(asking, permitted, holding, max_page=settings.max_page).methods(),
         *StreamChecks(asking, checks, most_streams=most_streams).methods(),
+        *WatchApi(asking, authorizer, callers, replica.recognition, holding).methods(),
     ]
 
 

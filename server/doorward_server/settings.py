@@ -119,6 +119,12 @@ class Settings(BaseSettings):
         le=100_000,
         description="RPCs that may wait for something at once, streams among them; more are refused.",
     )
+    max_watchers: int = Field(
+        default=500,
+        ge=1,
+        le=100_000,
+        description="Watch streams open at once, at most half of max_concurrent_rpcs; more are refused.",
+    )
     max_live_tokens: int = Field(default=10_000, ge=1, le=1_000_000, description="Tokens of one account not revoked.")
     max_grants: int = Field(default=100, ge=1, le=1_000, description="Grants of one token.")
     max_projects_in_grant: int = Field(default=1_000, ge=1, le=10_000, description="Projects that one grant may name.")

@@ -20,7 +20,7 @@ from doorward._checks import (
 from doorward.core import matrix
 from doorward.core.revision import Revision, RevisionMalformed
 from doorward.core.secret import SecretKind, generate, new_id
-from doorward.decisions import Ask, Decision, DenyReason
+from doorward.decisions import Ask, DecidedBy, Decision, DenyReason
 from doorward.v1 import authorizer_pb2 as pb
 from doorward.v1 import types_pb2
 
@@ -45,12 +45,12 @@ def test_a_denial_is_read_with_its_reason(number: types_pb2.DenyReason.ValueType
     decision = decision_of(pb.CheckResponse(reason=number, token_id="t", account_id="a", revision="1.7"))
     assert decision.reason is not None
     assert f"DENY_REASON_{decision.reason}" == types_pb2.DenyReason.Name(number)
-    assert decision == (False, decision.reason, "t", "a", "1.7", None)
+    assert decision == (False, decision.reason, "t", "a", "1.7", None, DecidedBy.SERVER)
 
 
 def test_a_reason_of_a_newer_server_is_still_a_no() -> None:
     answer = pb.CheckResponse.FromString(b"\x10\xe7\x07")  # reason = 999
-    assert decision_of(answer) == (False, DenyReason.UNKNOWN, "", "", "", None)
+    assert decision_of(answer) == (False, DenyReason.UNKNOWN, "", "", "", None, DecidedBy.SERVER)
 
 
 def test_an_empty_answer_is_a_no() -> None:
@@ -69,10 +69,10 @@ def test_the_results_of_a_batch_are_read_in_order_an_error_among_them() -> None:
         revision="1.9",
     )
     allowed, wrong, denied = decisions_of(answer, 3)
-    assert allowed == (True, None, "t", "a", "1.9", None)
+    assert allowed == (True, None, "t", "a", "1.9", None, DecidedBy.SERVER)
     assert isinstance(wrong.error, errors.InvalidRequest)
     assert (wrong.allowed, wrong.reason) == (False, None)
-    assert denied == (False, DenyReason.TOKEN_EXPIRED, "t", "a", "1.9", None)
+    assert denied == (False, DenyReason.TOKEN_EXPIRED, "t", "a", "1.9", None, DecidedBy.SERVER)
 
 
 @pytest.mark.parametrize("answered", [0, 1, 3])

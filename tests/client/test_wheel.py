@@ -236,3 +236,32 @@ def test_the_servers_wheel_holds_its_catalog_and_its_migrations(server_wheel: Pa
     with zipfile.ZipFile(server_wheel) as archive:
         (name,) = (name for name in files if name.endswith(".dist-info/entry_points.txt"))
         assert "doorward = doorward_server.cli.main:main" in archive.read(name).decode()
+
+
+LOCALLY = """
+import asyncio, os
+from pathlib import Path
+from doorward import aio, threads
+address, credential = os.environ["DOORWARD_ADDRESS"], Path(os.environ["DOORWARD_TOKEN_FILE"])
+secret = os.environ["DOORWARD_SECRET"]
+def asked(authorizer):
+    return authorizer.check(secret, "jobs:write", project_id="warehouse")
+async def in_a_loop():
+    async with aio.LocalAuthorizer(address, credential=credential, timeout=30.0) as authorizer:
+        await authorizer.wait_ready()
+        found = await asked(authorizer)
+    return found
+with threads.LocalAuthorizer(address, credential=credential, timeout=30.0) as authorizer:
+    authorizer.wait_ready()
+    print(*((found.allowed, found.decided_by) for found in (asked(authorizer), asyncio.run(in_a_loop()))))
+"""
+
+
+def test_both_dialects_decide_by_themselves_with_the_newest_runtime(warehouse: Warehouse, fresh_python: Path) -> None:
+    environment = {
+        "DOORWARD_ADDRESS": warehouse.server.address,
+        "DOORWARD_TOKEN_FILE": str(warehouse.server.caller_token_file),
+        "DOORWARD_SECRET": warehouse.issue("job_admin").secret,
+    }
+    said = run_in(fresh_python, "-c", LOCALLY, environment=environment)
+    assert said == "(True, <DecidedBy.HERE: 'HERE'>) (True, <DecidedBy.HERE: 'HERE'>)"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.cluster.history import Subject
     from tests.cluster.nursery import Nursery
     from tests.cluster.steps import Point
+    from tests.cluster.watched import Watched
     from tests.support.wire import Metadata
 
 __all__ = ["Cluster", "Deployment"]
@@ -68,10 +69,12 @@ class Cluster:
         self.rows = Rows(background, deployment.url)
         self.history = History(self.time.now_ns)
         self.replicas: dict[str, Replica] = {}
+        # In the tests that have them: they hear of every step of time.
+        self.watchers: list[Watched] = []
         self._hold_ms = hold_ms
         self._without = without
-        self._background = background
-        self._nursery = nursery
+        self.background = background
+        self.nursery = nursery
         self._started = 0
         self._apart: list[Replica] = []
 
@@ -115,9 +118,9 @@ class Cluster:
             without=self._without,
             armed=[{"name": point.value, "action": action, "skip": skip} for point, action, skip in armed],
         )
-        line = Line(self._background, self.deployment.url, self.directory / f"l{self._started}")
+        line = Line(self.background, self.deployment.url, self.directory / f"l{self._started}")
         self.history.holds_ms.add(own_ms)
-        replica = Replica(name, start, line, self.directory, self._nursery)
+        replica = Replica(name, start, line, self.directory, self.nursery)
         self.replicas[name] = replica
         return replica
 
@@ -175,11 +178,18 @@ class Cluster:
         replica.skew(1.0)
 
     def _settle(self) -> None:
-        """Returns when all have a lease and everything applied, and theirs are the only rows."""
+        """Returns when all have a lease and everything applied, theirs are the only rows, and no watcher is counted."""
         self.wake()
+        eventually(self._nobody_is_counted)
         own = [self.usable_id(replica) for replica in self.replicas.values()]
         self.rows.fetch("DELETE FROM replicas WHERE replica_id <> ALL($1::uuid[])", own)
         eventually(lambda: all(replica.status().applied == self.end() for replica in self.replicas.values()))
+
+    def _nobody_is_counted(self) -> bool:
+        if not any(replica.status().counted for replica in self.replicas.values()):
+            return True
+        self.advance(self._hold_ms / 20)
+        return False
 
     def usable_id(self, replica: Replica) -> str:
         """The replica's id, once it has a usable lease under a row that is there."""
@@ -209,10 +219,10 @@ class Cluster:
 
     def wake(self) -> None:
         """Everybody who sleeps in a process that can do something looks at the clock again."""
-        awake = self.awake
-        for replica, number in [(replica, replica.begin_wake()) for replica in awake]:
+        watchers = [watcher for watcher in self.watchers if watcher.is_alive and not watcher.is_frozen]
+        for process, number in [(process, process.begin_wake()) for process in (*self.awake, *watchers)]:
             with contextlib.suppress(AssertionError):  # it has died meanwhile
-                replica.end_wake(number)
+                process.end_wake(number)
 
     def stand(self) -> None:
         """From now on time passes by the test's steps only. How old each lease is then is left open: see `renew`."""
@@ -234,9 +244,13 @@ class Cluster:
         milliseconds: float,
         keeping: Collection[Replica] = (),
         *,
+        watchers: Collection[Watched] = (),
         is_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        """That much passes, in steps in which those of `keeping` renew their leases; less, if `is_over()` after a step."""
+        """That much passes, in steps in which those of `keeping` renew their leases; less, if `is_over()` after a step.
+
+        `watchers` renew in each step, and whatever they acknowledge is read.
+        """
         shortest_ms = min([replica.start.hold_ms for replica in keeping], default=self._hold_ms)
         left_ms, step_ms = milliseconds, shortest_ms / 20
         while left_ms > 0 and not is_over():
@@ -244,6 +258,8 @@ class Cluster:
             left_ms -= step_ms
             for replica in keeping:
                 self._await_lease(replica)
+            for watcher in watchers:
+                watcher.renew()
 
     def _await_lease(self, replica: Replica) -> None:
         """Returns once what was due to be renewed is: time stands meanwhile, so nothing else can end."""
@@ -293,7 +309,13 @@ class Cluster:
         return self.finish(self.begin(kind, subject, at), at)
 
     def wait_out(
-        self, begun: Pending[Mutation], at: Replica, *, keeping: Collection[Replica] = (), hold_ms: float | None = None
+        self,
+        begun: Pending[Mutation],
+        at: Replica,
+        *,
+        keeping: Collection[Replica] = (),
+        watchers: Collection[Watched] = (),
+        hold_ms: float | None = None,
     ) -> Mutation:
         """The end of a mutation that waits for somebody's hold, which began with its commit.
 
@@ -309,7 +331,7 @@ class Cluster:
                 eventually(lambda: begun.is_done or at.status().barriers_asleep > 0)
                 return begun.is_done
 
-            self.pass_time(hold_ms / at.rate - passed_ms - 1, keeping, is_over=is_over)
+            self.pass_time(hold_ms / at.rate - passed_ms - 1, keeping, watchers=watchers, is_over=is_over)
         return self.poll(begun, at)
 
     def poll(self, begun: Pending[Mutation], at: Replica) -> Mutation:

@@ -6,11 +6,11 @@ code in this process only, before the app is built. Used by `replica_process.py`
 
 from __future__ import annotations
 
-from tests.cluster import guards_of_changes, guards_of_checks
+from tests.cluster import guards_of_changes, guards_of_checks, guards_of_watchers
 
 __all__ = ["GUARDS", "take_away"]
 
-GUARDS = {**guards_of_checks.GUARDS, **guards_of_changes.GUARDS}
+GUARDS = {**guards_of_checks.GUARDS, **guards_of_changes.GUARDS, **guards_of_watchers.GUARDS}
 
 
 def take_away(name: str) -> None:

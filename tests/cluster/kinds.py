@@ -23,7 +23,7 @@ from tests.support.wire import fresh_id, on
 if TYPE_CHECKING:
     from tests.cluster.history import Mutation, Subject
 
-__all__ = ["ALWAYS", "DELETE_PROJECT", "KINDS"]
+__all__ = ["ALWAYS", "DELETE_PROJECT", "KINDS", "OPERATOR"]
 
 BUILT_IN: Final = resources.files("doorward_server.catalog").joinpath("permission_sets.toml").read_text()
 
@@ -129,7 +129,10 @@ DELETE: Final = Kind("DeleteAccount", "TOKEN_REVOKED", _delete)
 DELETE_PROJECT: Final = Kind(
     "DeleteProject", "RESOURCE_NOT_IN_ACCOUNT", _delete_project, lacks=frozenset({"again", "repeat"})
 )
-OPERATOR: Final = Kind("RevokeOperator", "UNAUTHENTICATED", _revoke_operator, _own_operator, frozenset({"account"}))
+# "held": nothing that a watcher holds is changed.
+OPERATOR: Final = Kind(
+    "RevokeOperator", "UNAUTHENTICATED", _revoke_operator, _own_operator, frozenset({"account", "held"})
+)
 CATALOG: Final = Kind(
     "ApplyCatalog", "PERMISSION_NOT_GRANTED", _catalogs.remove, _catalogs.add, frozenset({"account", "repeat"})
 )

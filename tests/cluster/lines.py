@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from doorward_server.storage.url import DatabaseUrl
 
-__all__ = ["Background", "Line", "Rows"]
+__all__ = ["Background", "Line", "Proxy", "Rows"]
 
 T = TypeVar("T")
 
@@ -77,45 +77,45 @@ class Rows:
         self._background.run(self._connection.close(timeout=PATIENCE_S))
 
 
-class Line:
-    """Stands between one replica and the database; forwards both ways, until the test says otherwise."""
+class Proxy:
+    """Stands between two parts; forwards both ways, until the test says otherwise."""
 
-    def __init__(self, background: Background, url: str, directory: Path) -> None:
-        """Listens in `directory`, which must be new; `.url` leads through it."""
-        self._background = background
-        self._target = database_url.parse(url)
+    server: asyncio.Server
+
+    def __init__(self, background: Background) -> None:
+        self.background = background
         self._gates: dict[bool, asyncio.Event] = {}
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
         self.cancel_requests = 0
         # Pieces of the conversation that were held back, ever.
         self.held_back = 0
-        self.url = _url_through(self._target, directory)
-        directory.mkdir(mode=0o700)
-        self._server = background.run(self._listen(directory / ".s.PGSQL.5432"))
 
     def stall(self, *, asks: bool = True, answers: bool = True) -> None:
         """From now on nothing arrives that the database is asked, or that it answers, or neither; nobody is told."""
-        self._background.run(self._set(asks=not asks, answers=not answers))
+        self.background.run(self._set(asks=not asks, answers=not answers))
 
     def cut(self) -> None:
         """Breaks every connection, and new ones are refused, until `heal`."""
-        self._background.run(self._cut())
+        self.background.run(self._cut())
 
     def heal(self) -> None:
         """What was held back arrives, in order, and new connections are taken."""
         self._refusing = False
-        self._background.run(self._set(asks=True, answers=True))
+        self.background.run(self._set(asks=True, answers=True))
 
     def close(self) -> None:
         """Ends it, with every connection."""
-        self._background.run(self._close())
+        self.background.run(self._close())
 
-    async def _listen(self, path: Path) -> asyncio.Server:
+    async def _open_gates(self) -> None:
         # An Event belongs to the loop that first waits for it.
         self._gates = {answers: asyncio.Event() for answers in (False, True)}
         await self._set(asks=True, answers=True)
-        return await asyncio.start_unix_server(self._serve, str(path))
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to what stands behind it."""
+        raise NotImplementedError
 
     async def _set(self, *, asks: bool, answers: bool) -> None:
         for gate, is_open in ((self._gates[False], asks), (self._gates[True], answers)):
@@ -130,7 +130,7 @@ class Line:
             writer.transport.abort()
 
     async def _close(self) -> None:
-        self._server.close()
+        self.server.close()
         await self._cut()
         await self._set(asks=True, answers=True)
 
@@ -138,12 +138,11 @@ class Line:
         if self._refusing:
             writer.transport.abort()
             return
-        (host, port), *_ = self._target.hosts
-        there, back = (
-            await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-            if host.startswith("/")
-            else await asyncio.open_connection(host, port)
-        )
+        try:
+            there, back = await self._reach()
+        except OSError:  # nobody is there
+            writer.transport.abort()
+            return
         pair = {writer, back}
         self._writers |= pair
         try:
@@ -157,7 +156,7 @@ class Line:
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         first = not answers
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # one end has gone
             while data := await source.read(65536):
                 if first and data.startswith(CANCEL_REQUEST):
                     self.cancel_requests += 1
@@ -169,6 +168,28 @@ class Line:
             # The end of the conversation is held back like what was said before.
             await self._gates[answers].wait()
             sink.write_eof()
+
+
+class Line(Proxy):
+    """Stands between one replica and the database."""
+
+    def __init__(self, background: Background, url: str, directory: Path) -> None:
+        """Listens in `directory`, which must be new; `.url` leads through it."""
+        super().__init__(background)
+        self._target = database_url.parse(url)
+        self.url = _url_through(self._target, directory)
+        directory.mkdir(mode=0o700)
+        self.server = background.run(self._listen(directory / ".s.PGSQL.5432"))
+
+    async def _listen(self, path: Path) -> asyncio.Server:
+        await self._open_gates()
+        return await asyncio.start_unix_server(self._serve, str(path))
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        (host, port), *_ = self._target.hosts
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
 
 
 def _url_through(target: DatabaseUrl, directory: Path) -> str:

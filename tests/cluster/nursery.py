@@ -1,4 +1,5 @@
-"""Forks replica processes from one that has imported everything: most of a start is imports, and the tests start a hundred.
+"""Forks replica processes and watchers from one that has imported everything: most of a start is imports, and there are a
+hundred of them.
 
 Nothing runs in the nursery itself: no thread, no event loop, no gRPC, so that a fork of it is as good as a new process. The
 test asks over a socket pair, handing in the process's own end of its pair and its log; it is told the process's id, and
@@ -101,7 +102,7 @@ class Nursery:
         self._thread.start()
 
     def fork(self, config: Mapping[str, object], pair: socket.socket, log: int) -> Process:
-        """A new process that runs `replica_process.run(config)`, with its end of the pair, and a log to write."""
+        """A new process that runs `replica_process.run(config)`, or a watcher's, with its end of the pair, and a log to write."""
         request = json.dumps(config).encode()
         with self._news:
             socket.send_fds(self._socket, [request], [pair.fileno(), log])
@@ -133,7 +134,7 @@ class Nursery:
 
 def main(control: socket.socket) -> None:
     """Forks on request and tells of ends, until the test's side is closed; then everything that lives is killed."""
-    from tests.cluster import replica_process  # noqa: PLC0415 - only here: the tests' process needs none of it
+    from tests.cluster import replica_process, watcher_process  # noqa: PLC0415 - only here: the tests' process needs neither
 
     die_with_parent()
     gc.collect()
@@ -152,7 +153,8 @@ def main(control: socket.socket) -> None:
         pid = os.fork()
         if pid == 0:
             control.close()
-            _live(replica_process.run, json.loads(request), *descriptors)
+            config = json.loads(request)
+            _live(watcher_process.run if "watches" in config else replica_process.run, config, *descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         living[os.pidfd_open(pid)] = pid

@@ -10,12 +10,9 @@ pair is closed. It is the only place that arms failpoints (design section 7; sty
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from doorward.core.secret import generate
 from doorward_server import start, telemetry
@@ -23,45 +20,17 @@ from doorward_server.app import App
 from doorward_server.replica.holding import Holding
 from doorward_server.replica.lease_keeper import LeaseKeeper
 from doorward_server.replica.tasks import Tasks
-from doorward_server.replica.timing import Signal, Timing
 from doorward_server.service import new_secrets
 from doorward_server.settings import Settings
+from tests.cluster.commanded import Commanded, SteppedTiming
 from tests.cluster.guards import take_away
-from tests.cluster.points import Points, wrap_checks
+from tests.cluster.points import wrap_checks
 from tests.cluster.true_time import SkewedClock, TrueTime
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from doorward.core.secret import Secret, SecretKind
-
-LARGEST_READ: Final = 65536
-
-
-class SteppedTiming(Timing):
-    """Sleeps on a clock that may stand, be advanced and change its rate; `stepped` wakes who sleeps to look again."""
-
-    __slots__ = ("skewed", "sleepers", "stepped")
-
-    def __init__(self, clock: SkewedClock) -> None:
-        super().__init__(clock)
-        self.skewed = clock
-        self.stepped = Signal()
-        self.sleepers: dict[object, int] = {}
-
-    async def sleep_until(self, at_ns: int) -> None:
-        sleeper = object()
-        try:
-            while (left_ns := at_ns - self.now_ns()) > 0:
-                self.sleepers[sleeper] = at_ns
-                woken = self.stepped.next_wake()
-                try:
-                    await asyncio.wait({woken}, timeout=self.skewed.machine_s(left_ns))
-                finally:
-                    self.stepped.forget(woken)
-        finally:
-            self.sleepers.pop(sleeper, None)
 
 
 class Parts:
@@ -101,67 +70,19 @@ class Parts:
         setattr(new_secrets, "generate", remembered)  # noqa: B010
 
 
-class Control:
+class Control(Commanded):
     """The test's hand in this process."""
 
     def __init__(self, pair: socket.socket, timing: SteppedTiming) -> None:
-        pair.setblocking(False)
-        self._pair = pair
-        self._timing = timing
-        self.points = Points(self.tell)
+        super().__init__(pair, timing)
         self.parts = Parts()
-        self._commands: dict[str, Callable[..., object]] = {
-            "wake": self._wake,
-            "skew": self._skew,
-            "arm": self.points.arm,
-            "release": self.points.release,
-            "release_all": self.points.release_all,
-            "status": self._status,
-            "secret": self._secret,
-        }
-
-    def tell(self, **message: object) -> None:
-        """Sends one line, at once: whoever freezes this process afterwards must not keep it back."""
-        line = json.dumps(message).encode() + b"\n"
-        try:
-            sent = self._pair.send(line)
-        except ConnectionError:
-            _end()
-        if sent != len(line):
-            raise RuntimeError("the test does not read what this process tells")
-
-    async def run(self) -> None:
-        """Does what the test says, until it closes its end."""
-        loop = asyncio.get_running_loop()
-        rest = b""
-        with contextlib.suppress(ConnectionError):
-            while data := await loop.sock_recv(self._pair, LARGEST_READ):
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    self._obey(json.loads(line))
-        _end()
-
-    def _obey(self, message: dict[str, Any]) -> None:
-        command, number = message.pop("do"), message.pop("id")
-        try:
-            answer = self._commands[command](**message)
-        except (LookupError, TypeError, ValueError, AssertionError) as failure:
-            self.tell(id=number, failure=f"{type(failure).__name__}: {failure}")
-        else:
-            self.tell(id=number, answer=answer)
-
-    def _wake(self) -> None:
-        self._timing.stepped.wake()
-
-    def _skew(self, rate: float) -> None:
-        self._timing.skewed.skew(rate)
-        self._timing.stepped.wake()
+        self.commands |= {"status": self._status, "secret": self._secret}
 
     def _secret(self) -> str | None:
         return None if self.parts.secret is None else self.parts.secret.reveal()
 
     def _status(self) -> dict[str, object]:
-        holding, keeper, tasks, now_ns = (*self.parts.all, self._timing.now_ns())
+        holding, keeper, tasks, now_ns = (*self.parts.all, self.timing.now_ns())
         end_ns = holding.lease.capture(now_ns)
         return {
             "applied": holding.applied,
@@ -175,14 +96,11 @@ class Control:
             "checks_begun": self.points.checks_begun,
             "barriers_asleep": self.points.barriers_asleep,
             "tasks": len(tasks._running),
-            "sleepers_ms": sorted((at_ns - now_ns) / 1e6 for at_ns in self._timing.sleepers.values()),
+            "watchers": holding.watchers.count,
+            "counted": holding.watchers.counted(),
+            "owing": holding.watchers.owing(),
+            "sleepers_ms": sorted((at_ns - now_ns) / 1e6 for at_ns in self.timing.sleepers.values()),
         }
-
-
-def _end() -> NoReturn:
-    """Nobody controls this process any more, and nobody else would end it."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("killed")
 
 
 def run(config: dict[str, Any], pair: socket.socket) -> None:

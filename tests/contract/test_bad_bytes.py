@@ -96,17 +96,13 @@ def test_bytes_that_are_no_message_get_a_status(stubs: Stubs, rows: Rows, rpc: R
     found = {kind: status_of(stubs.channel, rpc, sent, metadata) for kind, sent in NO_MESSAGES.items()}
 
     for kind, refusal in found.items():
-        if not rpc.is_offered:
-            assert refusal is not None
-            assert refusal.code in {"UNIMPLEMENTED", "PERMISSION_DENIED"}, kind
-        elif refusal is not None:
+        if refusal is not None:
             assert refusal.code == "INVALID_ARGUMENT", kind
             assert refusal.reason in {"MALFORMED_MESSAGE", "INVALID_FIELDS"}, kind
-    if rpc.is_offered:
-        for kind in ("a lone tag", "a tag of nothing", "an endless number", "a text of 4 GB", "the end of a group"):
-            told = found[kind]
-            assert told is not None
-            assert (told.code, told.reason, told.metadata) == ("INVALID_ARGUMENT", "MALFORMED_MESSAGE", {}), kind
+    for kind in ("a lone tag", "a tag of nothing", "an endless number", "a text of 4 GB", "the end of a group"):
+        told = found[kind]
+        assert told is not None
+        assert (told.code, told.reason, told.metadata) == ("INVALID_ARGUMENT", "MALFORMED_MESSAGE", {}), kind
     assert rows.footprint() == before
 
 
@@ -158,7 +154,7 @@ def test_a_request_with_some_bytes_changed_gets_a_status(
 @FUZZ
 @given(data=st.data())
 def test_any_text_in_any_field_gets_a_status(stubs: Stubs, data: st.DataObject) -> None:
-    rpc = data.draw(st.sampled_from([rpc for rpc in RPCS if rpc.is_offered]))
+    rpc = data.draw(st.sampled_from(RPCS))
     # A text of any kind, or one that fits.
     texts = st.one_of(st.text(max_size=80), st.sampled_from(["", "acme", "team", "member", "1.1", "jobs:read"]))
     request = rpc.request_type()
@@ -263,16 +259,10 @@ def test_a_stream_to_a_method_of_single_messages_gets_a_status(stubs: Stubs, rpc
     assert streamed(stubs, rpc.path, [b"\x0a\x05abc"] * count, stubs.caller) in {
         "INVALID_ARGUMENT",
         "PERMISSION_DENIED",
-        "UNIMPLEMENTED",
     }
 
 
-@pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if rpc.is_stream and not rpc.is_offered], ids=lambda rpc: rpc.name)
-def test_a_stream_that_is_not_offered_yet_is_refused_however_it_is_called(stubs: Stubs, rpc: Rpc) -> None:
-    assert called_in_every_way(stubs, rpc) == ["UNIMPLEMENTED"] * 4
-
-
-@pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if rpc.is_stream and rpc.is_offered], ids=lambda rpc: rpc.name)
+@pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if rpc.is_stream], ids=lambda rpc: rpc.name)
 def test_a_stream_of_bytes_that_are_no_message_is_refused_however_it_is_called(stubs: Stubs, rpc: Rpc) -> None:
     single, without_any, *others = called_in_every_way(stubs, rpc)
 

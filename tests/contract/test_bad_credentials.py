@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.support.wire import Metadata
 
 RPCS = {rpc.name: rpc for rpc in every_rpc()}
-# One RPC of each kind: read in the database, decided from memory, a change, a list, not offered yet, a stream, a token's own.
+# One RPC of each kind: read in the database, decided from memory, a change, a list, a stream, a token's own.
 KINDS = [
     "TokenAdmin.GetToken",
     "Authorizer.Check",

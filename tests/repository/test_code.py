@@ -26,10 +26,21 @@ STARTS = {
 }  # fmt: skip
 MAY_START = {
     ("client/doorward/_aio_checks.py", "create_task"): "one for each batch under way, ended by the client's close",
+    (
+        "client/doorward/_aio_local.py",
+        "create_task",
+    ): "the stream's one, ended by close, and its writer, ended with the stream",
+    ("client/doorward/_threads_local.py", "Thread"): "the stream's one, ended by close",
+    ("client/doorward/_threads_local.py", "Timer"): "bounds the end of a stream, cancelled with it",
     ("server/doorward_server/app.py", "TaskGroup"): "the one TaskGroup",
     ("server/doorward_server/app.py", "create_task"): "the long-lived parts, stopped in the order of their start",
     ("server/doorward_server/api/stream_checks.py", "TaskGroup"): "the messages of one stream, ended before it is",
     ("server/doorward_server/api/stream_checks.py", "create_task"): "one message, in its stream's group",
+    ("server/doorward_server/api/watch.py", "TaskGroup"): "what runs for one session, ended before its stream is",
+    (
+        "server/doorward_server/api/watch.py",
+        "create_task",
+    ): "its writer, its attendant, its asks and resolves, in its group",
     ("server/doorward_server/workers/parent.py", "TaskGroup"): "the parent of several, which is no server itself",
     ("server/doorward_server/workers/parent.py", "create_task"): "one keeper for each worker, stopped in order",
     ("server/doorward_server/monitoring.py", "Thread"): "answers while the loop is busy; started and stopped by app.py",

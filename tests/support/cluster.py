@@ -189,10 +189,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the mark of faults that not every kind of mutation can meet."""
     config.addinivalue_line("markers", "needs(what): only kinds of mutation that do not lack `what`")
+    config.addinivalue_line("markers", "one_kind: of many alike, so each is put to one kind alone without --every-kind")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `--every-kind`, a fault is put to two kinds always and to one of the others, a different one for the next fault."""
+    """Without `--every-kind`, a fault is put to two kinds always and to one of the others, a different one for the next fault.
+
+    One that is marked `one_kind` is put to one, a different one for the next fault.
+    """
     faults: dict[str, Kind] = {}
     left_out = []
     for item in items:
@@ -200,10 +204,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not isinstance(kind, Kind):
             continue
         needed = {mark.args[0] for mark in item.iter_markers("needs")}
-        others = [other for other in KINDS if other not in ALWAYS and not needed & other.lacks]
-        fault = item.nodeid.partition("[")[0]
+        always = () if item.get_closest_marker("one_kind") else ALWAYS
+        others = [other for other in KINDS if other not in always and not needed & other.lacks]
+        # What else it is told: faults of one function are several.
+        told = sorted(f"{name} {value}" for name, value in item.callspec.params.items() if name != "kind")  # type: ignore[attr-defined]
+        fault = " ".join((item.nodeid.partition("[")[0], *(told if not always else ())))
         only = faults.setdefault(fault, others[len(faults) % len(others)])
-        if needed & kind.lacks or not (kind in ALWAYS or kind is only or config.getoption("--every-kind")):
+        if needed & kind.lacks or not (kind in always or kind is only or config.getoption("--every-kind")):
             left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -5,6 +5,7 @@
         authorizer.check(secret, "jobs:read", project_id="p")                # returns, or raises, in either dialect
         begun = authorizer.begin("check", secret, "jobs:read", project_id="p")
         begun.result(); begun.cancel()                                       # cancelling is asyncio's alone
+        local = dialect.local(target, credential=…).ready()                  # a LocalAuthorizer that holds a sub-lease
 
 Clients of asyncio run in one event loop beside the tests, and after each test nothing of theirs may be left there.
 """
@@ -15,7 +16,7 @@ import asyncio
 import concurrent.futures
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
 
@@ -25,6 +26,8 @@ from tests.support.wire import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
+
+    from doorward._watch_shared import Watching
 
 PATIENCE_S: Final = 30.0
 MOST_THREADS: Final = 320
@@ -81,6 +84,66 @@ class Called:
         self.client._checks = type(checks)(self.client._send_one, self.client._send_many, **bounds)
 
 
+class Local(Called):
+    """A `LocalAuthorizer` whose methods block, whatever its dialect."""
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether it would decide by itself now."""
+        return bool(self.client.holds_lease)
+
+    @property
+    def watching(self) -> Watching:
+        """What it keeps."""
+        watching: Watching = self.client._feed.watching
+        return watching
+
+    def ready(self) -> Self:
+        """The same, once it holds a sub-lease."""
+        self.wait_ready(timeout=PATIENCE_S)
+        return self
+
+    def hold_messages(self, *kinds: type) -> Held:
+        """From now on messages of these kinds (of `core.watch_messages`) are held back before they are applied."""
+        return Held(self._dialect, self.client._feed, kinds)
+
+
+class Held:
+    """What a watcher has received and not applied. `let_go` applies it, and everything from then on."""
+
+    def __init__(self, dialect: Dialect, feed: Any, kinds: tuple[type, ...]) -> None:
+        self._kinds = kinds
+        self._may_go = threading.Event()
+        self._is_held = threading.Event()
+        take = feed._take
+
+        async def held_in_loop(session: Any, message: Any) -> Any:
+            if self._holds(message):
+                await asyncio.to_thread(self._may_go.wait, PATIENCE_S)
+            return await take(session, message)
+
+        def held_in_thread(session: Any, message: Any) -> Any:
+            if self._holds(message):
+                self._may_go.wait(PATIENCE_S)
+            return take(session, message)
+
+        feed._take = held_in_loop if dialect.is_aio else held_in_thread
+
+    def await_one(self) -> None:
+        """Returns once a message is held."""
+        assert self._is_held.wait(PATIENCE_S)
+
+    def let_go(self) -> None:
+        """Holds nothing any more."""
+        self._may_go.set()
+
+    def _holds(self, message: Any) -> bool:
+        if not isinstance(message.body, self._kinds) or self._may_go.is_set():
+            return False
+        self._is_held.set()
+        return True
+
+
 class Dialect:
     """One of the two."""
 
@@ -100,6 +163,16 @@ class Dialect:
         called = Called(self, getattr(self.module, f"{service}Client")(target, **options))
         self._clients.append(called)
         return called
+
+    def local(self, target: Any, **options: Any) -> Local:
+        """A `LocalAuthorizer`, closed after the test."""
+        local = Local(self, self.module.LocalAuthorizer(target, **options))
+        self._clients.append(local)
+        return local
+
+    def forget(self, called: Called) -> None:
+        """Closes it no more: the test drops it."""
+        self._clients.remove(called)
 
     def start(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
         """Calls in a task or a thread of its own."""

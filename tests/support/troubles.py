@@ -42,7 +42,6 @@ from tests.support.wire import (
     fresh_id,
     on_all,
     raw,
-    raw_stream,
     refusal_in,
     refusal_of,
     refused,
@@ -265,14 +264,6 @@ def internal(frail: Frail) -> Refusal:
         return get_token(frail, frail.stubs.admin)
     finally:
         frail.rows.fetch("ALTER TABLE token_activity RENAME COLUMN used TO last_used_time")
-
-
-def not_implemented(frail: Frail) -> Refusal:
-    """A stream that a later version brings."""
-    path = "/doorward.v1.Authorizer/Watch"
-    with pytest.raises(grpc.RpcError) as caught:
-        list(raw_stream(frail.stubs.channel, path)(iter([b""]), metadata=frail.stubs.admin, timeout=20))
-    return refusal_of(caught.value)
 
 
 def request_id_reused(frail: Frail) -> Refusal:

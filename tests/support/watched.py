@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from doorward._watch_shared import Watching, decision_of
 from doorward.core import secret as secrets
 from doorward.core.lease import stretched_ns
 from doorward.core.matrix import DenyReason
@@ -283,6 +284,9 @@ class World:
         self.returned = 0
         self.pending: list[tuple[int, int]] = []
         self.watcher = Watcher(bounds)
+        # The same watcher as the shells ask it, with what it remembers of its answers.
+        self.remembering = Watching(bounds)
+        self.remembering.watcher, self.remembering.now_ns = self.watcher, self.clock.now
         self.session: Session | None = None
         self.stream: Stream | None = None
         self.replica: Replica | None = None
@@ -391,7 +395,10 @@ class World:
             self._compare(asked)
 
     def probe(self) -> int:
-        """Decides every check that memory alone can decide now, and compares; how many were decided."""
+        """Decides every check that memory alone can decide now, and compares; how many were decided.
+
+        A remembered answer must be the one that is decided anew, and twice in a row there is one.
+        """
         decided = 0
         for token, project_id in (("x", "p1"), ("x", "p2"), ("y", "p1")):
             now = self.clock.now()
@@ -400,7 +407,11 @@ class World:
             if captured is None:
                 continue
             found = self.watcher.decide(captured, text, "jobs:write", None, project_id, now)
-            if isinstance(found, Decided) and self.watcher.still_good(captured, now):
+            is_decided = isinstance(found, Decided) and self.watcher.still_good(captured, now)
+            for _ in range(2):
+                remembered = self.remembering.warm(self.secrets[token].reveal(), "jobs:write", project_id, None)
+                assert remembered == (decision_of(found) if is_decided and isinstance(found, Decided) else None)
+            if is_decided and isinstance(found, Decided):
                 decided += 1
                 check = Check(self.watcher, text, "jobs:write", None, project_id)
                 self._compare(Asked(token, project_id, check, self.returned, outcome=found))

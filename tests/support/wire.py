@@ -150,27 +150,6 @@ def eventually(condition: Callable[[], bool], within_s: float = TIMEOUT_S) -> No
 # ---- the contract
 
 
-OFFERED: Final = frozenset(
-    {
-        *(
-            f"AccountAdmin.{name}"
-            for name in ("PutAccount", "GetAccount", "ListAccounts", "PutProject", "ListProjects")
-        ),
-        *(f"AccountAdmin.{name}" for name in ("SuspendAccount", "ResumeAccount", "DeleteAccount", "DeleteProject")),
-        "AccountAdmin.PreviewPlanChange",
-        *(f"TokenAdmin.{name}" for name in ("IssueToken", "GetToken", "ListTokens", "RevokeToken")),
-        *(f"TokenAdmin.{name}" for name in ("ListPermissionSets", "AwaitPropagation", "ListAuditEvents")),
-        *(f"TokenAdmin.{name}" for name in ("UpdateToken", "RotateToken", "DisableToken", "EnableToken", "RotateSelf")),
-        *(f"TokenAdmin.{name}" for name in ("DescribeSelf", "RevokeSelf")),
-        *(f"TokenAdmin.{name}" for name in ("BatchRevokeTokens", "RevokeTokensByFilter", "ReportLeakedToken")),
-        *(f"Authorizer.{name}" for name in ("Check", "BatchCheck", "ListPermissions", "IntrospectToken")),
-        *(f"Authorizer.{name}" for name in ("StreamChecks", "ExplainCheck", "ListTokensWithPermission")),
-        *(f"SystemAdmin.{name}" for name in ("GetCatalog", "PreviewCatalog", "ApplyCatalog", "ListReplicas")),
-        *(f"SystemAdmin.{name}" for name in ("CreateOperator", "ListOperators", "RevokeOperator")),
-    }
-)
-
-
 class Rpc(NamedTuple):
     """One RPC, as the contract's descriptors have it."""
 
@@ -179,11 +158,6 @@ class Rpc(NamedTuple):
     request_type: type[Message]
     response_type: type[Message]
     is_stream: bool
-
-    @property
-    def is_offered(self) -> bool:
-        """Whether this version of the server does it."""
-        return self.name in OFFERED
 
 
 def every_rpc() -> list[Rpc]:

@@ -68,6 +68,10 @@ class History:
         """Whether the change with this number is known to have this nonce."""
         return self._tail.get(number) == nonce
 
+    def find_nonce(self, number: int) -> bytes | None:
+        """The nonce of this number, or None if it is not remembered (any more)."""
+        return self._tail.get(number)
+
     def knows(self, number: int) -> bool:
         """Whether the nonce of this number is still remembered."""
         return number in self._tail

@@ -59,6 +59,10 @@ class Session:
 
     `step` is odd while a message is being applied: who reads beside the writer compares it before and after, so that no
     decision mixes two states. `end_ns` is the end of the sub-lease, None before the first.
+
+    `answers` is for whoever reads: what was decided since the last message and `lasts`, by what was asked. The next message
+    puts an empty one in its place before it is done, so that who has taken it before looking anything up finds nothing in
+    it that is older. A bound on it is theirs to keep; a touch that it spares was made since the last message.
     """
 
     __slots__ = (
@@ -67,6 +71,7 @@ class Session:
         "_last_ask",
         "_revision",
         "_time",
+        "answers",
         "catalog",
         "end_ns",
         "position",
@@ -91,6 +96,7 @@ class Session:
         self.resolves = Resolves()
         self.tables = WatchTables(bounds)
         self.step = 0
+        self.answers: dict[object, object] = {}
 
     def ask(self, t0_ns: int) -> Ask:
         """Asks for a sub-lease; t0_ns was read before this, and counts for this ask alone."""
@@ -112,6 +118,7 @@ class Session:
         self._asks.clear()
         self.resolves.clear()
         self.catalog = None
+        self.answers = {}
         self.tables.clear()
 
     def take(self, message: FromReplica, now_ns: int) -> Taken:
@@ -124,6 +131,7 @@ class Session:
         self.step += 1
         taken = self._apply(message.body, now_ns)
         self.sequence, self.position, self._revision = message.sequence, message.position, revision
+        self.answers = {}
         self.step += 1
         return Taken((Ack(self.position), *self._forgets()), taken.answered, taken.failed)
 

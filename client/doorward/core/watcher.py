@@ -12,7 +12,7 @@ may call what writes: everything but `capture`, `decide` and `still_good` (desig
 from enum import Enum
 from typing import Final, NamedTuple
 
-from doorward.core.catalog import Level, Permission
+from doorward.core.catalog import Catalog, Level, Permission
 from doorward.core.entries import (
     ACCOUNT_PLAN,
     SECRET_NOT_AFTER_US,
@@ -28,18 +28,22 @@ from doorward.core.proofs import LONGEST_TEXT
 from doorward.core.secret import SecretKind, find_secret
 from doorward.core.watch_messages import Ask, FromReplica, Goodbye, Hello, Reset
 from doorward.core.watch_session import Session, Taken
-from doorward.core.watch_tables import WatchBounds
+from doorward.core.watch_tables import WatchBounds, WatchTables
 
 _ACCOUNT_LEVEL: Final = Level.ACCOUNT  # looked up on its enum it costs as much as the rest of the line
 
 
 class Decided(NamedTuple):
-    """A decision from memory. `position`: of the state that it contains at least, a revision's text."""
+    """A decision from memory. `position`: of the state that it contains at least, a revision's text.
+
+    `lasts`: no time ends it, so that until the session's next message the same check is decided alike (`Session.answers`).
+    """
 
     reason: DenyReason
     token_id: str
     account_id: str
     position: str
+    lasts: bool
 
 
 class Need(Enum):
@@ -138,8 +142,12 @@ class Watcher:
         account_id: str | None,
         project_id: str | None,
         now_ns: int,
+        proof: bytes | None = None,
     ) -> Decided | Need:
-        """What the caches of the captured session say at now_ns, or what is missing; to be followed by `still_good`."""
+        """What the caches of the captured session say at now_ns, or what is missing; to be followed by `still_good`.
+
+        `proof`: that of the presented text in this session, if it was computed already.
+        """
         session = captured.session
         step, position, tables, catalog = session.step, session.position, session.tables, session.catalog
         if step & 1:
@@ -149,24 +157,42 @@ class Watcher:
             return Need.SERVER  # which says what is wrong with it
         if len(presented) > LONGEST_TEXT:
             return Need.SERVER
-        proof = tables.proofs.proof_of(presented)
+        if proof is None:
+            proof = tables.proofs.proof_of(presented)
         proved = tables.proofs.find(proof)
         if proved is None:
             known_wrong = tables.unrecognized.find(proof) is not None or _is_no_secret(presented)
-            return _unrecognized(position) if known_wrong else Need.TOKEN
-        token_id, version = proved
+            found: Decided | Need = _unrecognized(position, lasts=True) if known_wrong else Need.TOKEN
+        else:
+            found = self._of_token(tables, *proved, catalog, permission, account_id, project_id, position, now_ns)
+        # Else parts of it may be of two states.
+        return found if session.step == step else Need.LOOK_AGAIN
+
+    def _of_token(
+        self,
+        tables: WatchTables,
+        token_id: str,
+        version: int,
+        catalog: Catalog,
+        permission: Permission,
+        account_id: str | None,
+        project_id: str | None,
+        position: str,
+        now_ns: int,
+    ) -> Decided | Need:
+        """The same of the token that the presented text was proved to be."""
         token = tables.tokens.look_up(token_id)
         account = None if token is None else tables.accounts.look_up(token[TOKEN_ACCOUNT_ID])
         if token is None or account is None:
             return Need.TOKEN
+        own_account_id, live = token[TOKEN_ACCOUNT_ID], token[TOKEN_SECRETS]
         tables.tokens.touch(token_id)
-        tables.accounts.touch(token[TOKEN_ACCOUNT_ID])
-        live = token[TOKEN_SECRETS]
+        tables.accounts.touch(own_account_id)
         # Of most tokens nothing ever ends, and the time, which costs as much as a look-up or two, tells nothing.
         ends = token[TOKEN_EXPIRE_US] is not None or len(live) != 1 or live[0][SECRET_NOT_AFTER_US] is not None
         now_us = self._time.latest_us(now_ns) if ends else 0
         if find_live_secret(live, version, now_us) is None:
-            return _unrecognized(position)
+            return _unrecognized(position, lasts=not ends)
         if not is_current(token[TOKEN_COMPILED], catalog, account[ACCOUNT_PLAN]):
             return Need.COMPILED
         owner = None
@@ -177,9 +203,7 @@ class Watcher:
             elif tables.unknown_projects.find(project_id) is None:
                 return Need.PROJECT
         reason = decide(token, account, permission, account_id, project_id, owner, now_us)
-        if session.step != step:
-            return Need.LOOK_AGAIN  # parts of it may be of two states
-        return Decided(reason, token_id, token[TOKEN_ACCOUNT_ID], position)
+        return Decided(reason, token_id, own_account_id, position, not ends)
 
 
 def _fits(permission: Permission, account_id: str | None, project_id: str | None) -> bool:
@@ -193,5 +217,5 @@ def _is_no_secret(presented: bytes) -> bool:
     return find_secret(presented, SecretKind.TOKEN) is None
 
 
-def _unrecognized(position: str) -> Decided:
-    return Decided(DenyReason.TOKEN_UNRECOGNIZED, "", "", position)
+def _unrecognized(position: str, *, lasts: bool) -> Decided:
+    return Decided(DenyReason.TOKEN_UNRECOGNIZED, "", "", position, lasts)

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from doorward.core.catalog import Catalog
     from doorward.core.revision import Revision
     from doorward_server.api.checks import Item
-    from doorward_server.api.wrapper import Binder
     from doorward_server.errors import Refused
     from doorward_server.replica.holding import Holding
     from doorward_server.replica.recognition import Recognition
@@ -52,7 +51,6 @@ T = TypeVar("T")
 SERVICE: Final = "/doorward.v1.Authorizer/"
 LIST_PERMISSIONS: Final = SERVICE + "ListPermissions"
 INTROSPECT: Final = SERVICE + "IntrospectToken"
-LATER_STREAMS: Final = ("Watch",)
 
 LARGE_AT_ONCE: Final = 2
 # What a verdict says of the token's state; a suspended account says nothing of it.
@@ -86,14 +84,13 @@ class AuthorizerApi(WarmChecks):
         self._max_batch = max_batch
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
-    def methods(self, binder: Binder) -> list[Method]:
+    def methods(self) -> list[Method]:
         """Its part of the method table."""
         return [
             Method(CHECK, TABLE[CHECK], self.check_warm, self.check),
             Method(BATCH_CHECK, TABLE[BATCH_CHECK], self.batch_check_warm, self.batch_check),
             Method(LIST_PERMISSIONS, TABLE[LIST_PERMISSIONS], None, self.list_permissions),
             Method(INTROSPECT, TABLE[INTROSPECT], None, self.introspect_token),
-            *(binder.unimplemented(SERVICE + name, is_stream=True) for name in LATER_STREAMS),
         ]
 
     async def check(self, request: bytes, peer: Peer) -> bytes:

@@ -50,14 +50,14 @@ def channel_options(
     max_streams: int = 1000,
     shares_port: bool = False,
     connection_age_ms: int = 30 * 60_000,
-    connection_grace_ms: int = 10 * 60_000,
+    connection_grace_ms: int = 35 * 60_000,
 ) -> list[tuple[str, int]]:
     """The bounds of a listener. One process owns its port: with SO_REUSEPORT a second one would take half of the calls.
 
     It is shared among the workers of one parent, which holds it for them against anybody else (`workers/port.py`). At its
     age a connection takes no further call, and when the grace is over too, it is closed: so that calls spread over replicas
     that were added, and that one which never sends its message keeps its place no longer, for grpcio starts no handler that
-    could end it. The grace outlasts every wait for a hold.
+    could end it. The grace outlasts every wait for a hold, and every session of a watcher (`replica/watchers.py`).
     """
     return [
         ("grpc.so_reuseport", int(shares_port)),

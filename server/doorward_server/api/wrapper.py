@@ -17,7 +17,7 @@ from doorward_server.api.access import TABLE, Access, is_admitted
 from doorward_server.api.errors import Status, internal, status_of
 from doorward_server.api.methods import Call, CallerGone, Cold, Method, Peer, StreamEnds
 from doorward_server.api.refused import note_circumstances
-from doorward_server.errors import InvalidArgument, Refused, Unavailable, Unimplemented
+from doorward_server.errors import InvalidArgument, Refused, Unavailable
 from doorward_server.service.delegation import not_permitted
 
 if TYPE_CHECKING:
@@ -86,19 +86,6 @@ class Binder:
             return response.SerializeToString()
 
         return Method(path, access, None, cold)
-
-    def unimplemented(self, path: str, *, is_stream: bool = False) -> Method:
-        """An RPC of the contract that this version does not offer; who may not call it learns no more than that."""
-        access = TABLE[path]
-
-        async def cold(_request: bytes, peer: Peer) -> bytes:
-            await self._admit(path, access, peer)
-            raise Unimplemented("NOT_IMPLEMENTED", f"{path} is not offered by this version", metadata={"method": path})
-
-        async def stream(unread: Stream) -> None:
-            await cold(b"", unread.peer)
-
-        return Method(path, access, None, None, stream) if is_stream else Method(path, access, None, cold)
 
     async def _admit(self, path: str, access: Access, peer: Peer) -> Caller | None:
         if access.credential == "none":

@@ -15,6 +15,7 @@ from doorward.core.lease import DatabaseTime, LeaseState
 from doorward.core.proofs import Proofs
 from doorward_server import metrics
 from doorward_server.replica.timing import Signal
+from doorward_server.replica.watchers import Watchers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +32,8 @@ log = structlog.get_logger()
 class Holding:
     """The replica's state. Without a registration it has no lease, and without a lease nothing is decided."""
 
-    def __init__(self, timing: Timing, *, hold_ms: int, tables: Tables, proofs: int) -> None:
-        """`proofs` bounds the remembered proofs of tokens, and those of operators."""
+    def __init__(self, timing: Timing, *, hold_ms: int, tables: Tables, proofs: int, max_watchers: int = 500) -> None:
+        """`proofs` bounds the remembered proofs of tokens, and those of operators; `max_watchers` the open sessions."""
         self.timing = timing
         # The clock's own reading: every check takes two.
         self._now_ns = timing.clock.now_ns
@@ -56,6 +57,7 @@ class Holding:
         self.used: dict[str, int] = {}
         # Something above changed: applied, lease, registration. Look again.
         self.moved = Signal()
+        self.watchers = Watchers(self, most=max_watchers)
 
     @property
     def applied(self) -> int:
@@ -71,6 +73,7 @@ class Holding:
     def begin_anew(self, reason: str) -> None:
         """Drops the lease: what is held may belong to another history, or to a row that is gone."""
         self.lease.drop()
+        self.watchers.forsake()
         if self.registration_due is None:
             self.registration_due = reason
             log.warning("registration_lost", reason=reason, replica_id=self.replica_id)
@@ -78,6 +81,8 @@ class Holding:
 
     def registered(self, replica_id: str, epoch: int, number: int, nonce: bytes) -> None:
         """The acknowledged answer of a registration: everything held before is forgotten, in one step."""
+        # Those of before this generation, whose positions mean nothing in it.
+        self.watchers.forsake()
         self.history.start(epoch, number, nonce)
         self.tables.clear()
         self.lease.drop()
@@ -101,7 +106,7 @@ class Holding:
         self.moved.wake()
 
     def apply(self, number: int, nonce: bytes, subjects: Sequence[str]) -> None:
-        """Applies one change, in one step: evict, fence, append, promote.
+        """Applies one change, in one step: evict here and at the watchers, fence, append, promote.
 
         Raises:
             HistoryGap: `number` is not the next one; nothing was done.
@@ -115,6 +120,7 @@ class Holding:
                 self.token_proofs.forget(subject_id)
             elif kind == "operator":
                 self.operator_proofs.forget(subject_id)
+        self.watchers.apply(number, subjects)
         self.lease.promote(self.history)
         if number >= self.known_end:
             self.unapplied_since_ns = None

@@ -64,14 +64,17 @@ class LeaseKeeper:
     async def leave(self) -> None:
         """Deletes this replica's row, after `run` has ended and the lease was dropped; nobody needs to wait for it.
 
-        Also the one that a registration makes that `run` ended in the middle of.
+        Unless a watcher's sub-lease is still counted: then it is left to be pruned. Also the row that a registration makes
+        that `run` ended in the middle of.
         """
         replica_id, registering, hold_ms = self._holding.replica_id, self._registering, self._holding.hold_ms
         if replica_id is None and registering is None:
             return
         await failpoints.reach(Failpoint.SHUTDOWN_BEFORE_DELETE)
         try:
-            if replica_id is not None:
+            if counted := self._holding.watchers.counted():
+                log.warning("replica_row_left", counted_sub_leases=counted)
+            elif replica_id is not None:
                 await self._line.call(lambda connection: replicas.delete(connection, replica_id), hold_ms / 1000)
             if registering is not None:
                 await self._line.call(
@@ -179,7 +182,10 @@ class LeaseKeeper:
 
 
 class Reporter:
-    """Tells the database what was applied: at once, one report in flight, the next one carries the newest."""
+    """Tells the database what was applied: at once, one report in flight, the next one carries the newest.
+
+    Not before the watchers allow it: whatever is reported, nobody here decides from a state without it.
+    """
 
     def __init__(self, holding: Holding, line: Line, keeper: LeaseKeeper) -> None:
         self._holding = holding
@@ -193,20 +199,25 @@ class Reporter:
         while True:
             if holding.history.generation != generation:
                 generation, reported = holding.history.generation, holding.registered_number
-            if holding.registration_due is not None or holding.applied <= reported:
+            # No await until the wait: what is looked at here is what the next wake is waited for.
+            number = holding.watchers.reportable()
+            nonce = holding.history.find_nonce(number)
+            # Without its nonce, which a watcher has outlasted, a newer one must do: one comes when that watcher is past.
+            if holding.registration_due is not None or number <= reported or nonce is None:
                 await holding.moved.wait()
                 continue
-            position, replica_id = holding.history.applied, holding.replica_id
-            assert position is not None and replica_id is not None, "registered before"  # noqa: PT018, S101
-            if await self._report(replica_id, position.number, position.nonce):
-                reported = position.number
+            assert holding.replica_id is not None, "registered before"  # noqa: S101
+            if await self._report(holding.replica_id, number, nonce):
+                reported = number
 
     async def _report(self, replica_id: str, number: int, nonce: bytes) -> bool:
         holding = self._holding
+        watchers = holding.watchers.acknowledged_by(number)
         await failpoints.reach(Failpoint.REPORT_BEFORE_SEND)
         try:
             taken = await self._line.call(
-                lambda connection: replicas.report(connection, replica_id, number, nonce), holding.hold_ms / 1000
+                lambda connection: replicas.report(connection, replica_id, number, nonce, watchers),
+                holding.hold_ms / 1000,
             )
         except (Unavailable, Unanswered) as failure:
             log.warning("report_not_sent", failure=type(failure).__name__, number=number)

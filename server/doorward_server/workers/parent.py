@@ -4,8 +4,8 @@ It holds the port (`port.py`), owns the embedded PostgreSQL, prepares the databa
 (`process.py`). Promises:
 - One that died is replaced, and its rows go at once: reaped, it can answer nothing, so no mutation needs to wait for its
   lease (section 7, Prune). The parent knows all of its rows, for a worker names each before it sends the INSERT.
-  No worker has sub-leases yet. One that grants them must say so here, and await the answer, before its first Grant after a
-  time without; of a worker whose last word was that some are counted, the rows are left to be pruned.
+  Unless its last word was that watchers' sub-leases of it are counted: it says so, and awaits the answer, before its first
+  grant after a time without. Then its rows are left to be pruned.
 - SIGTERM drains all at once. SIGUSR2 replaces one after the other, each only when its successor answers calls.
 - Workers end with their parent, however that ends: their channel to it closes.
 """
@@ -181,6 +181,9 @@ class Workers:
         """Waits for its end, and takes away what it leaves behind."""
         await worker.ended()
         self._alive.discard(worker)
+        if worker.counts_sub_leases:
+            log.warning("worker_rows_left", worker=worker.number, reason="counted_sub_leases")
+            return
         # Twice, for an INSERT that was on its way may be committed behind the first; none takes longer than a hold.
         while not await self._rows_deleted(worker) and not self._ending.is_set():
             await self._pause(UNABLE_PAUSE_S)

@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 ENTRY: Final = "doorward_server.workers.worker"
 NOT_STARTED: Final = -1
+# The answer to a worker that says that it counts sub-leases. One byte, so that it never comes in halves.
+HEARD: Final = b"!"
 # A process registers anew when its row is lost; of all that it named, the newest can be in anybody's way.
 REMEMBERED_ROWS: Final = 1000
 
@@ -50,6 +52,8 @@ class WorkerProcess(asyncio.Protocol):
     def __init__(self, number: int, moved: Signal) -> None:
         self.number = number
         self.replica_ids: deque[str] = deque(maxlen=REMEMBERED_ROWS)
+        # Its last word: whether watchers may decide under sub-leases of it, also when it is dead.
+        self.counts_sub_leases = False
         # The exit status, once it is reaped and everything that it said was heard.
         self.status: int | None = None
         self._moved = moved
@@ -57,6 +61,7 @@ class WorkerProcess(asyncio.Protocol):
         self._is_silent = False
         self._unread = b""
         self._process: Process | None = None
+        self._transport: asyncio.Transport | None = None
 
     @property
     def is_up(self) -> bool:
@@ -84,8 +89,8 @@ class WorkerProcess(asyncio.Protocol):
                 ours.close()
                 self.status = NOT_STARTED
                 return
-        transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
-        transport.write(told)
+        self._transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+        self._transport.write(told)
         log.info("worker_started", worker=self.number, process=self._process.pid)
 
     async def ended(self) -> None:
@@ -111,6 +116,11 @@ class WorkerProcess(asyncio.Protocol):
             word, _, rest = line.decode(errors="replace").partition(" ")
             if word == "registering":
                 self.replica_ids.append(rest)
+            elif word == "counting":
+                self.counts_sub_leases = rest != "none"
+                if self.counts_sub_leases and self._transport is not None:
+                    # It grants none before this.
+                    self._transport.write(HEARD)
             elif word == "serving":
                 self._serves = True
                 log.info("worker_serves", worker=self.number)

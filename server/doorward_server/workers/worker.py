@@ -30,6 +30,8 @@ __all__ = ["main"]
 log = structlog.get_logger()
 
 CHUNK: Final = 64 * 1024
+# What the parent says when it has taken note that sub-leases are counted here (`process.py`): one byte, never torn.
+HEARD: Final = b"!"
 
 
 class _Parent:
@@ -58,22 +60,32 @@ class _Parent:
         if not self._tell(f"registering {replica_id}"):
             raise Unavailable("SHUTTING_DOWN", "the parent of this worker is gone")
 
+    def counting(self, some: bool) -> bool:
+        """Tells whether watchers' sub-leases are counted here, and returns whether that went out.
+
+        That some are, it answers (`hears_for`). Not told, nobody answers, and none is granted.
+        """
+        return self._tell("counting some" if some else "counting none")
+
     def serving(self) -> None:
         """Tells that calls are answered from now on."""
         self._tell("serving")
 
-    def when_gone(self, app: App) -> None:
-        """Stops `app` as soon as the parent's end closes, for whatever reason."""
+    def hears_for(self, app: App) -> None:
+        """Hands what the parent says to `app`, and stops it as soon as the parent's end closes, for whatever reason."""
         loop = asyncio.get_running_loop()
 
         def look() -> None:
             try:
-                gone = not self._channel.recv(CHUNK)
+                received = self._channel.recv(CHUNK)
             except BlockingIOError:
                 return
             except OSError:
-                gone = True
-            if gone:
+                received = b""
+            # It says one word, and only in answer.
+            for _ in range(received.count(HEARD)):
+                app.counting_heard()
+            if not received:
                 loop.remove_reader(self._channel)
                 log.warning("parent_gone")
                 app.stop()
@@ -113,10 +125,10 @@ def _with_own_page(settings: Settings, number: int) -> Settings:
 
 
 async def _serve(settings: Settings, parent: _Parent) -> None:
-    app = App(settings, shares_port=True, on_registering=parent.registering)
+    app = App(settings, shares_port=True, on_registering=parent.registering, on_counting=parent.counting)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, app.stop)
-    parent.when_gone(app)
+    parent.hears_for(app)
     await app.run(lambda _address, _embedded: parent.serving())
 
 

@@ -222,7 +222,7 @@ def test_a_check_waits_for_its_resolve_and_is_then_decided_from_memory(line: Lin
     assert asked.send.secret == TOKEN
     line.take(a_snapshot(asked.number))
     assert check.step(1) is Need.LOOK_AGAIN
-    assert check.step(1) == Decided(DenyReason.ALLOWED, "A" * 16, "acme", "1.7")
+    assert check.step(1) == Decided(DenyReason.ALLOWED, "A" * 16, "acme", "1.7", lasts=True)
     assert answer_of(line.check()) is DenyReason.ALLOWED
 
 

@@ -47,6 +47,14 @@ def test_lines_are_heard_whole_however_they_arrive() -> None:
     assert worker.is_up
 
 
+def test_the_last_word_of_counted_sub_leases_stands() -> None:
+    worker, words = a_worker(), []
+    for part in (b"counting so", b"me\ncount", b"ing none\n"):
+        worker.data_received(part)
+        words.append(worker.counts_sub_leases)
+    assert words == [False, True, False]
+
+
 def test_a_word_of_a_later_version_is_passed_over() -> None:
     worker = a_worker()
     worker.data_received(b"yodelling loudly\nregistering first\n")
