@@ -9,7 +9,7 @@ T ?= tests
 unexport PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE PGSERVICE PGSERVICEFILE PGPASSFILE PGOPTIONS PGSSLMODE PGTARGETSESSIONATTRS
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-cluster test-ha lint proto install bench lock clean check-python
+.PHONY: help run demo test test-cluster test-ha lint proto install bench bench-peers lock clean check-python
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,11 +47,14 @@ demo: $(VENV)/runtime.stamp ## The story in a minute: issue, check, rotate, revo
 bench: $(VENV)/dev.stamp ## Measure, and print the tables of docs/performance.md
 	$(BIN)/python -m bench $(ARGS)
 
+bench-peers: $(VENV)/dev.stamp .venv-peers/peers.stamp ## client.check beside Cerbos and a hand-written service (installs both; needs npm)
+	$(BIN)/python -m bench.peers
+
 lock: $(VENV)/dev.stamp ## Resolve the newest versions that the packages allow into the lock files
 	$(BIN)/python tools/lock.py
 
 clean: ## Remove what make made (never a data directory)
-	rm -rf $(VENV) .venv-proto .venv-newest .venv-ha .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-proto .venv-newest .venv-ha .venv-peers .venv-local-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -77,4 +80,12 @@ $(VENV)/proto.stamp: requirements-proto.lock $(VENV)/dev.stamp
 $(VENV)/newest.stamp: requirements-newest.lock $(VENV)/dev.stamp
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python $(PIP) install --require-hashes -r requirements-newest.lock
+	@touch $@
+
+.venv-peers/peers.stamp: bench/peers.txt bench/cerbos.txt | check-python
+	@command -v npm >/dev/null || { echo "Cerbos's server comes from npm, which is not installed here." >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv-peers
+	.venv-peers/bin/python $(PIP) install --no-deps -r bench/peers.txt
+	mkdir .venv-peers/cerbos
+	cd .venv-peers/cerbos && npm pack --silent "$$(cat $(CURDIR)/bench/cerbos.txt)" && tar xzf *.tgz
 	@touch $@
