@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import google.protobuf
 import grpc
 
-from bench import check, client, core, lists, propagation, runtimes, scale
+from bench import check, client, core, lists, local, propagation, runtimes, scale, watchers
 from bench.harness import Cores
 from doorward_server import telemetry
 
@@ -31,6 +31,8 @@ PARTS: Final[dict[str, Callable[[Cores], list[Table]]]] = {
     "propagation": propagation.run,
     "scale": scale.run,
     "lists": lists.run,
+    "local": local.run,
+    "watchers": watchers.run,
 }
 
 

@@ -180,7 +180,7 @@ def _comparison(measured: Measured, checks: float) -> Table:
         ("what", "p10", "median", "p90", "p99", "longest", "still allowed elsewhere", "target"),
     )
     base_s, median_s = (statistics.median(call.seconds for call in calls) for calls in (without, waited))
-    tail_s = _percentile([call.seconds for call in waited], 0.99)
+    tail_s = percentile([call.seconds for call in waited], 0.99)
     ratio = median_s / base_s
     table.add(
         "committed without its barrier", *_spread(call.seconds for call in without),
@@ -247,9 +247,9 @@ def _worst(losses: Sequence[Loss]) -> Table:
 
 def _spread(seconds: Iterable[float]) -> tuple[str, ...]:
     values = list(seconds)
-    return tuple(f"{_percentile(values, share) * 1000:.1f}" for share in (0.1, 0.5, 0.9, 0.99, 1.0))
+    return tuple(f"{percentile(values, share) * 1000:.1f}" for share in (0.1, 0.5, 0.9, 0.99, 1.0))
 
 
-def _percentile(values: Sequence[float], share: float) -> float:
+def percentile(values: Sequence[float], share: float) -> float:
     """The least value that so large a share of them does not exceed."""
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]

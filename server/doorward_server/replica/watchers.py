@@ -196,10 +196,13 @@ class Watchers:
             return
         if epoch != self._holding.history.epoch:
             raise watch_refusals.wrong_field("ack.position", "is of another epoch", "FIELD_OUT_OF_RANGE")
+        owed = session.first_owed
         if session.acknowledge(number):
             if session.first_owed is None:
                 self._owing.discard(session)
-            self._holding.moved.wake()
+            # Of many that hold the same only the last wakes who reports; else `look` does, when a count is past.
+            if owed is not None and not self._is_kept_back(owed):
+                self._holding.moved.wake()
 
     def forget(self, session: Session, keys: Iterable[str], sequence: int) -> None:
         """The watcher has dropped `keys`; those of which a snapshot was queued behind `sequence` stay held.
@@ -296,6 +299,11 @@ class Watchers:
         return sum(now_ns < session.counted_until_ns for session in tuple(self._owing))
 
     # ----
+
+    def _is_kept_back(self, number: int) -> bool:
+        now_ns = self._timing.now_ns()
+        owing = ((session.first_owed, session.counted_until_ns) for session in self._owing)
+        return any(first is not None and first <= number and now_ns < until_ns for first, until_ns in owing)
 
     def _require_lease(self) -> None:
         if self._holding.capture() is None:

@@ -94,6 +94,20 @@ def test_acknowledgements_are_cumulative(world: World) -> None:
     assert world.reported == 2
 
 
+def test_the_acknowledgement_of_the_last_message_stands_for_all_before_it(world: World) -> None:
+    world.change(X)
+    world.resolve(0, "x")
+    world.change(Y)
+    session, taken = world.model.session, []
+    while message := world.watchers.take(session):
+        taken.append(message.number)
+    assert (taken, world.watchers.reportable()) == ([1, 1, 2], 0)
+
+    world.watchers.acknowledge(session, 1, taken[-1])
+
+    assert world.watchers.reportable() == 2
+
+
 @pytest.mark.parametrize("subject", [X, ACCOUNT, Y])
 def test_a_cut_off_watcher_is_waited_for_until_its_count_is_past(world: World, subject: str) -> None:
     world.end(0, "the replica")

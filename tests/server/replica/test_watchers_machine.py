@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from doorward.core.token_table import Tables
 from doorward_server.errors import Exhausted, Unavailable
 from doorward_server.replica.holding import Holding
+from doorward_server.replica.timing import Signal
 from doorward_server.replica.watch_messages import Evict, Grant, UnrecognizedSnapshot
 from tests.support.stepped import SteppedClock, SteppedTiming
 
@@ -84,6 +85,18 @@ class Change:
         self.c0_ms = c0_ms
 
 
+class CountedSignal(Signal):
+    """One that tells how often it woke."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wakes = 0
+
+    def wake(self) -> None:
+        self.wakes += 1
+        super().wake()
+
+
 class WatchedReplica(RuleBasedStateMachine):
     """One replica, its watchers and a revoker.
 
@@ -98,6 +111,7 @@ class WatchedReplica(RuleBasedStateMachine):
         self.holding = Holding(
             SteppedTiming(self.clock), hold_ms=HOLD_MS, tables=Tables(100), proofs=100, max_watchers=3
         )
+        self.holding.moved = self.moved = CountedSignal()
         self.watchers = self.holding.watchers
         self.log: list[Change] = []
         self.rows: list[Row] = []
@@ -191,7 +205,9 @@ class WatchedReplica(RuleBasedStateMachine):
                 if t0_ms is not None:
                     model.end_ms = max(model.end_ms, t0_ms + taken.body.length_ns / 1e6)
         # Also when the replica has just ended the session: what is on its way is still read.
+        before, woken = self.watchers.reportable(), self.moved.wakes
         self.watchers.acknowledge(model.session, 1, taken.number)
+        assert self.moved.wakes > woken or self.watchers.reportable() == before, "whoever reports must look again"
 
     def ask(self, which: int) -> None:
         model = self._model(which)
