@@ -170,13 +170,8 @@ class Watchers:
         """Grants a sub-lease from the usable lease, counted before it is sent; False: there is none, or not for this one."""
         now_ns = self._timing.now_ns()
         end_ns = self._holding.lease.capture(now_ns)
-        if (
-            end_ns is None
-            or not session.is_open
-            or session.is_reset
-            or not self.parent.may_count
-            or self._is_late(session)
-        ):
+        may_be = session.is_open and not session.is_reset and self.parent.may_count
+        if end_ns is None or not may_be or self._is_late(session):
             return False
         length_ns = end_ns - now_ns
         self.parent.has_granted = True
