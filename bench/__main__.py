@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import google.protobuf
 import grpc
 
-from bench import check, client, core, lists, local, propagation, runtimes, scale, watchers
+from bench import check, client, core, lists, local, propagation, runtimes, scale, thousand, watchers
 from bench.harness import Cores
 from doorward_server import telemetry
 
@@ -40,12 +40,18 @@ def main() -> int:
     """Runs the parts that were asked for, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", help=f"what to measure: {', '.join(PARTS)} (all if none is named), or runtimes"
+        "parts", nargs="*", help=f"what to measure: {', '.join(PARTS)} (all if none is named), or runtimes, thousand"
     )
     parser.add_argument("--python", action="append", default=[], help="for runtimes: an interpreter; may be repeated")
+    parser.add_argument("--watchers", type=int, default=1000, help="for thousand: how many, an even number")
+    parser.add_argument("--changes", type=int, default=100, help="for thousand: changes a second")
     asked = parser.parse_args()
     pythons: list[str] = asked.python
-    parts: dict[str, Callable[[Cores], list[Table]]] = {**PARTS, "runtimes": lambda on: runtimes.run(on, pythons)}
+    parts: dict[str, Callable[[Cores], list[Table]]] = {
+        **PARTS,
+        "runtimes": lambda on: runtimes.run(on, pythons),
+        "thousand": lambda on: thousand.run(on, asked.watchers, asked.changes),
+    }
     chosen = asked.parts or list(PARTS)
     if unknown := set(chosen) - set(parts):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")

@@ -130,8 +130,11 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def running(directory: Path, tokens: int) -> Iterator[Fleet]:
-    """A deployment with so many tokens, and its three replicas. They and PostgreSQL use every core that there is."""
+def running(directory: Path, tokens: int, *, is_hasty: bool = True) -> Iterator[Fleet]:
+    """A deployment with so many tokens, and its three replicas. They and PostgreSQL use every core that there is.
+
+    Unless `is_hasty` the second one is a replica as the others are.
+    """
     cores = frozenset(os.sched_getaffinity(0))
     data_dir = directory / "1"
     population = rows.deployment(data_dir, tokens, cores)
@@ -145,7 +148,10 @@ def running(directory: Path, tokens: int) -> Iterator[Fleet]:
             stack.enter_context(
                 harness.serving(["-m", module, "serve", *harness.serve_options(directory / number)], cores, environment)
             )
-            for module, number in (("bench.no_barrier", "2"), ("doorward_server.cli.main", "3"))
+            for module, number in (
+                ("bench.no_barrier" if is_hasty else "doorward_server.cli.main", "2"),
+                ("doorward_server.cli.main", "3"),
+            )
         ]
         admin, caller = ((data_dir / name).read_text().strip() for name in ("operator.token", "caller.token"))
         replicas = [

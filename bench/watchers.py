@@ -82,7 +82,7 @@ def run(_cores: Cores) -> list[Table]:
     with (
         tempfile.TemporaryDirectory(prefix="doorward-bench-") as directory,
         fleet.running(Path(directory), TOKENS) as running,
-        _watchers(running) as watchers,
+        watching(running, WATCHERS) as watchers,
     ):
         unused = iter(range(1, TOKENS))
         for _ in range(WARM_UP):
@@ -96,12 +96,13 @@ def run(_cores: Cores) -> list[Table]:
 
 
 @contextlib.contextmanager
-def _watchers(running: Fleet) -> Iterator[Watchers]:
+def watching(running: Fleet, count: int) -> Iterator[Watchers]:
+    """Processes for so many watchers, none of which is connected yet."""
     cores = frozenset(os.sched_getaffinity(0))
     job = {
         "addresses": [replica.server.address for replica in running.replicas],
         "credential": running.caller_credential,
-        "watchers": WATCHERS // PROCESSES,
+        "watchers": count // PROCESSES,
     }
     with contextlib.ExitStack() as stack:
         processes: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []

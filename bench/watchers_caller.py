@@ -5,20 +5,24 @@ the others are
 
 - `{do: "open"}`: all of them connect, each to one of the servers, and hold a sub-lease: `{open}`;
 - `{do: "hold", ask: [secret, permission, project]}`: each asks until it is decided here: `{allowed}`, how many allowed it;
-- `{do: "check", ask}`: each asks once: `{allowed, here}`;
+- `{do: "check", ask}`: each asks once: `{allowed, here}`; with `asks` in place of `ask` each has its own of them, in turn;
 - `{do: "close"}`: all say goodbye.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.caller import answer
 from doorward.aio import LocalAuthorizer
 from doorward.decisions import DecidedBy, Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 READY_S: Final = 60.0
 CHECK_S: Final = 10.0
@@ -45,13 +49,16 @@ class Watchers:
                 self._open.clear()
                 return {"open": 0}
             case "hold":
-                decisions = await asyncio.gather(*(self._held(local, *order["ask"]) for local in self._open))
+                decisions = await asyncio.gather(*(self._held(local, *ask) for local, ask in self._asked(order)))
             case _:
-                decisions = await asyncio.gather(*(self._check(local, *order["ask"]) for local in self._open))
+                decisions = await asyncio.gather(*(self._check(local, *ask) for local, ask in self._asked(order)))
         return {
             "allowed": sum(decision.allowed for decision in decisions),
             "here": sum(decision.decided_by is DecidedBy.HERE for decision in decisions),
         }
+
+    def _asked(self, order: dict[str, Any]) -> Iterable[tuple[LocalAuthorizer, list[str]]]:
+        return zip(self._open, itertools.cycle(order["asks"] if "asks" in order else [order["ask"]]), strict=False)
 
     async def _connect(self) -> dict[str, int]:
         addresses, room = self._job["addresses"], asyncio.Semaphore(AT_ONCE)

@@ -13,7 +13,7 @@ from doorward_server.failpoints import Failpoint
 from doorward_server.service.mutations import Mutations
 from doorward_server.storage import accounts, changes
 from tests.support.database import change_of, event_of
-from tests.support.replica import paused, running
+from tests.support.replica import Parts, paused, running
 from tests.support.stepped import PATIENCE_S, SteppedClock, SteppedTiming, eventually, settled
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from doorward_server.service.mutations import Done
     from doorward_server.storage.changes import Committed, Decided, Transaction
     from doorward_server.storage.pool import Database
-    from tests.support.replica import Pause
+    from tests.support.replica import Parts, Pause
 
 
 async def put(database: Database, account_id: str, *, fails: bool = False) -> Committed[str]:
@@ -84,6 +84,16 @@ async def test_a_deadline_that_comes_first_leaves_the_change_standing(database: 
         assert await exists(database, "acme")
 
 
+async def all_ended(replica: Parts, clock: SteppedClock) -> None:
+    """Lets time pass until nothing runs behind an answer: a replica that began to listen after the change learns of it late."""
+
+    def have_ended() -> bool:
+        clock.advance(1_000)
+        return not replica.tasks._running
+
+    await eventually(have_ended)
+
+
 @contextlib.asynccontextmanager
 async def near_its_deadline(
     database: Database, tmp_path: Path, step: Failpoint
@@ -103,6 +113,7 @@ async def near_its_deadline(
             clock.advance(1)
             await asyncio.wait({calling}, timeout=PATIENCE_S)
             yield calling, pause
+        await all_ended(replica, clock)
 
 
 async def test_a_caller_is_told_before_its_deadline_that_nothing_is_committed_yet(
@@ -141,6 +152,7 @@ async def test_awaiting_a_change_ends_before_the_callers_deadline_though_the_rep
             clock.advance(900)
             with pytest.raises(DeadlineExceeded) as told:
                 await asyncio.wait_for(calling, PATIENCE_S)
+        await all_ended(replica, clock)
     assert told.value.metadata == {"revision": str(committed.revision)}
 
 
