@@ -303,7 +303,9 @@ def _table(measured: dict[int, dict[str, list[dict[str, Any]]]]) -> Table:
             cells = (f"{percentiles[49] * 1e3:.2f}", f"{percentiles[98] * 1e3:.2f}", f"{cpu_us:.0f}", share)
             table.add(str(window), NAMES[name], f"{rates[name]:,.0f}", *cells)
         if window == 1:
-            table.require(rates["client"] * 1.1 >= rates["stub"], "one caller is more than a tenth slower than the stub")
+            table.require(
+                rates["client"] * 1.1 >= rates["stub"], "one caller is more than a tenth slower than the stub"
+            )
         others = max(rate for name, rate in rates.items() if name not in {"client", "stub"})
         if window == max(measured):
             table.require(rates["client"] > others, "with many callers a peer was ahead of client.check")
