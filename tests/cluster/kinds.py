@@ -133,13 +133,8 @@ DELETE_PROJECT: Final = Kind(
 OPERATOR: Final = Kind(
     "RevokeOperator", "UNAUTHENTICATED", _revoke_operator, _own_operator, frozenset({"account", "held"})
 )
-# "forgotten": a watcher's next session does not hold what was changed. Each is told the catalog.
 CATALOG: Final = Kind(
-    "ApplyCatalog",
-    "PERMISSION_NOT_GRANTED",
-    _catalogs.remove,
-    _catalogs.add,
-    frozenset({"account", "repeat", "forgotten"}),
+    "ApplyCatalog", "PERMISSION_NOT_GRANTED", _catalogs.remove, _catalogs.add, frozenset({"account", "repeat"})
 )
 
 ALWAYS: Final = (REVOKE, LOWER_PLAN)

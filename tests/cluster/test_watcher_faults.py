@@ -217,7 +217,6 @@ def never_acknowledges(cluster: Cluster, kind: Kind) -> tuple[Pending[Mutation],
     return begun, again
 
 
-@pytest.mark.needs("forgotten")
 @pytest.mark.one_kind
 def test_f26_a_watcher_that_never_acknowledges_is_waited_for_once(cluster: Cluster, kind: Kind) -> None:
     first, second = (begun.result() for begun in never_acknowledges(cluster, kind))

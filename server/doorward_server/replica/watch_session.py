@@ -93,6 +93,11 @@ class Session:
         return self._owed[0].first if self._owed else None
 
     @property
+    def has_acknowledged(self) -> bool:
+        """Whether it has acknowledged anything, `start` at least."""
+        return self._acknowledged >= 0
+
+    @property
     def needs_catalog(self) -> bool:
         """Whether the catalog must be sent: it was not yet, or has changed since."""
         return self.is_open and not self.is_reset and CATALOG not in self.held

@@ -170,7 +170,8 @@ class Watchers:
         """Grants a sub-lease from the usable lease, counted before it is sent; False: there is none, or not for this one."""
         now_ns = self._timing.now_ns()
         end_ns = self._holding.lease.capture(now_ns)
-        may_be = session.is_open and not session.is_reset and self.parent.may_count
+        # Of one that has acknowledged nothing yet it is not known that it ever will: it would keep every change waiting.
+        may_be = session.is_open and not session.is_reset and session.has_acknowledged and self.parent.may_count
         if end_ns is None or not may_be or self._is_late(session):
             return False
         length_ns = end_ns - now_ns

@@ -125,12 +125,24 @@ async def served(database: Database, directory: Path, hold_ms: int = 5000) -> As
             await serving
 
 
-@pytest.fixture
-async def watched(database: Database, tmp_path: Path) -> AsyncIterator[Watched]:
+@contextlib.asynccontextmanager
+async def greeted(database: Database, directory: Path) -> AsyncIterator[Watched]:
     """A session that has its start and its catalog."""
-    async with served(database, tmp_path) as watched:
+    async with served(database, directory) as watched:
         watched.line.send(hello=WatchRequest.Hello())
         await eventually(lambda: bool(watched.line.of("catalog")))
+        yield watched
+
+
+@pytest.fixture
+async def watched(database: Database, tmp_path: Path) -> AsyncIterator[Watched]:
+    """One that has acknowledged them."""
+    async with greeted(database, tmp_path) as watched:
+        acknowledge(watched.line)
+        (session,) = watched.replica.holding.watchers._open
+        await eventually(lambda: session.has_acknowledged)
+        # The two messages of the opening count as one.
+        watched.line.read_count = 1
         yield watched
 
 
@@ -200,15 +212,16 @@ async def test_at_most_256_resolves_are_under_way(watched: Watched) -> None:
     await eventually(lambda: len(watched.line.of("snapshot")) == 2 * MOST_RESOLVES)
 
 
-async def test_dropped_acknowledgements_are_none(watched: Watched) -> None:
-    session = next(iter(watched.replica.holding.watchers._open))
-    with paused(Failpoint.WATCH_DROP_ACKS):
+async def test_dropped_acknowledgements_are_none(database: Database, tmp_path: Path) -> None:
+    async with greeted(database, tmp_path) as watched:
+        session = next(iter(watched.replica.holding.watchers._open))
+        with paused(Failpoint.WATCH_DROP_ACKS):
+            acknowledge(watched.line)
+            await eventually(lambda: watched.line.read_count == 2)
+            await settled()
+            assert session.unacknowledged_since_ns() is not None
         acknowledge(watched.line)
-        await eventually(lambda: watched.line.read_count == 2)
-        await settled()
-        assert session.unacknowledged_since_ns() is not None
-    acknowledge(watched.line)
-    await eventually(lambda: session.unacknowledged_since_ns() is None)
+        await eventually(lambda: session.unacknowledged_since_ns() is None)
 
 
 async def test_a_session_that_the_replica_ends_ends_its_stream(watched: Watched) -> None:

@@ -31,6 +31,7 @@ def a_session(replica: Parts) -> Session:
     """One that holds the account under a sub-lease, and has acknowledged everything so far."""
     watchers = replica.holding.watchers
     session = watchers.open("operator:o")
+    take_all(replica, session)
     watchers.snapshot(session, UnrecognizedSnapshot(1, ""), (ACCOUNT,))
     assert watchers.grant(session, 1)
     take_all(replica, session)

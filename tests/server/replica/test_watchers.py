@@ -243,6 +243,16 @@ def test_without_a_usable_lease_nothing_is_granted_or_looked_up(world: World) ->
         world.watchers.snapshot(world.model.session, UnrecognizedSnapshot(1, "y"), (Y,))
 
 
+def test_whoever_has_acknowledged_nothing_is_granted_nothing(world: World) -> None:
+    """It comes back each time that it is ended for its silence: each time a change of what it holds would wait for it."""
+    session = world.watchers.open("operator:o")
+    start = world.watchers.take(session)
+    assert start is not None
+    assert not world.watchers.grant(session, 1)
+    world.watchers.acknowledge(session, 1, start.number)
+    assert world.watchers.grant(session, 2)
+
+
 def test_whoever_does_not_acknowledge_is_granted_nothing_and_ended(world: World) -> None:
     world.act(("ask", 0), ("write", 0))
     session, quarter_ms = world.model.session, HOLD_MS / 4
@@ -330,6 +340,9 @@ def test_sessions_are_bounded(world: World) -> None:
 def test_those_that_ended_and_are_still_counted_are_bounded_too(world: World) -> None:
     for _ in range(MOST_ENDED * 3):
         session = world.watchers.open("operator:o")
+        start = world.watchers.take(session)
+        assert start is not None
+        world.watchers.acknowledge(session, 1, start.number)
         assert world.watchers.grant(session, 1)
         world.watchers.end(session, None)
     with pytest.raises(Exhausted):

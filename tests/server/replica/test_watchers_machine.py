@@ -125,13 +125,18 @@ class WatchedReplica(RuleBasedStateMachine):
         self.renew(0)
         self.open()
         model = self.models[0]
+        self.settle(model)
         for token_id in KEYS:
             self.resolve(0, token_id)
         if not begins_late:
             self.ask(0)
+        self.settle(model)
+
+    def settle(self, model: Model) -> None:
+        """Everything that waits is taken and acknowledged."""
         while model.session.waiting:
-            self.write(0)
-            self.deliver(0)
+            self.write(self.models.index(model))
+            self.deliver(self.models.index(model))
 
     @rule(step=st.sampled_from(STEPS))
     def happens(self, step: tuple[str, *tuple[Any, ...]]) -> None:
