@@ -40,6 +40,12 @@ log: Final = logging.getLogger("doorward")
 # How often, and at what interval, a call that failed here is looked at for what the server said.
 STATUS_LOOKS: Final = 50
 STATUS_LOOK_S: Final = 0.01
+# gRPC's own, in place of the server's, once a write has failed.
+HIDDEN: Final = grpc.StatusCode.INTERNAL
+
+
+class _StatusHidden(Exception):
+    """The stream ended, and what the server said of it never came."""
 
 
 class Feed:
@@ -158,6 +164,10 @@ class Feed:
                 await self._session(backoff)
             except ClientClosed:
                 return
+            except _StatusHidden as hidden:
+                # What the server said of the stream before tells more.
+                if not self._logged:
+                    self._note(str(hidden))
             except (WatchViolation, StreamStalled, DoorwardError) as error:
                 self._note(str(error))
             except Exception:
@@ -181,7 +191,9 @@ class Feed:
             await self._read(call, session, backoff)
             await self._drain(call)
         except grpc.aio.AioRpcError:
-            raise self._caller.failure(await _as_the_server_said(call)) from None
+            said = await _as_the_server_said(call)
+            failure = self._caller.failure(said)
+            raise (_StatusHidden(str(failure)) if said.code() is HIDDEN else failure) from None
         except asyncio.CancelledError:
             # The end of the call from this side arrives like the end of this task.
             task = asyncio.current_task()
@@ -260,7 +272,7 @@ async def _as_the_server_said(call: Any) -> grpc.aio.AioRpcError:
     Without it nobody would learn that the credential was refused.
     """
     for _ in range(STATUS_LOOKS):
-        if await call.code() is not grpc.StatusCode.INTERNAL:
+        if await call.code() is not HIDDEN:
             break
         await asyncio.sleep(STATUS_LOOK_S)
     code, details, trailing = await call.code(), await call.details(), await call.trailing_metadata()
