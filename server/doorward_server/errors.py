@@ -23,6 +23,7 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Violation",
+    "shutting_down",
 ]
 
 
@@ -136,3 +137,8 @@ class Unavailable(Refused):
 
     code = "UNAVAILABLE"
     retry_after_s = 0.5
+
+
+def shutting_down() -> Unavailable:
+    """This server goes, and others stay."""
+    return Unavailable("SHUTTING_DOWN", "this server is shutting down; another one will answer")

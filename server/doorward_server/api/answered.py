@@ -45,28 +45,25 @@ class Answered:
         self._keyed = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
         self._known: dict[bytes, Answer] = {}
 
-    def find(
-        self, credential: str | None, request: bytes, position: Position | None, end_ns: int, now_us: int
-    ) -> Answer | None:
-        """The answer, if it was made at this position, which is applied now, and nothing of it has ended by now_us."""
+    def key_of(self, credential: str | None, request: bytes) -> bytes | None:
+        """Where the answer to this question is kept; None: nowhere."""
         if credential is None or len(request) + len(credential) > LONGEST:
             return None
-        answer = self._known.get(self._key_of(credential, request))
+        hashing = self._keyed.copy()
+        # No header has a NUL in it, so no two pairs make the same text.
+        hashing.update(b"%b\0%b" % (credential.encode(), request))
+        return hashing.digest()
+
+    def find(self, key: bytes, position: Position | None, end_ns: int, now_us: int) -> Answer | None:
+        """The answer, if it was made at this position, which is applied now, and nothing of it has ended by now_us."""
+        answer = self._known.get(key)
         if answer is None or answer.position is not position or now_us >= answer.until_us:
             return None
         # Then it is recalled once more, so that the tables see what is in use.
         return answer if end_ns - answer.end_ns <= REFRESHED_NS else None
 
-    def keep(self, credential: str | None, request: bytes, answer: Answer) -> None:
+    def keep(self, key: bytes, answer: Answer) -> None:
         """Keeps what was allowed; its position was noted before anything was looked up."""
-        if credential is None or len(request) + len(credential) > LONGEST:
-            return
         if len(self._known) >= CAPACITY:
             self._known.clear()
-        self._known[self._key_of(credential, request)] = answer
-
-    def _key_of(self, credential: str, request: bytes) -> bytes:
-        hashing = self._keyed.copy()
-        # No header has a NUL in it, so no two pairs make the same text.
-        hashing.update(b"%b\0%b" % (credential.encode(), request))
-        return hashing.digest()
+        self._known[key] = answer

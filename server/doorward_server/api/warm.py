@@ -114,7 +114,8 @@ class WarmChecks:
     def _check_from_memory(
         self, request: bytes, credential: str | None, position: Position | None, end_ns: int, now_us: int
     ) -> bytes | None:
-        answer = self._answered.find(credential, request, position, end_ns, now_us)
+        key = self._answered.key_of(credential, request)
+        answer = None if key is None else self._answered.find(key, position, end_ns, now_us)
         if answer is not None:
             self._used[answer.token_id] = now_us
             _decided[_ALLOWED] += 1
@@ -140,7 +141,8 @@ class WarmChecks:
                     response = encode_check((reason, token_id, owner), self._revision_text(position))
                     expire_us = token[TOKEN_EXPIRE_US]
                     until = recalled.until_us if expire_us is None else min(recalled.until_us, expire_us)
-                    self._answered.keep(credential, request, Answer(position, end_ns, until, token_id, response))
+                    if key is not None:
+                        self._answered.keep(key, Answer(position, end_ns, until, token_id, response))
                     return response
         decision = self._checker.one(item_of(message), catalog, now_us, None, None, holder)
         return None if isinstance(decision, Missing) else encode_check(decision, self._revision_text(position))

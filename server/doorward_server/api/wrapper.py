@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 from google.protobuf.message import DecodeError, Message
 
+from doorward_server import errors
 from doorward_server.api.access import TABLE, Access, is_admitted
 from doorward_server.api.errors import Status, internal, status_of
 from doorward_server.api.methods import Call, CallerGone, Cold, Method, Peer, StreamEnds
 from doorward_server.api.refused import note_circumstances
-from doorward_server.errors import InvalidArgument, Refused, Unavailable
+from doorward_server.errors import InvalidArgument, Refused
 from doorward_server.service.delegation import not_permitted
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ async def answer_stream(path: str, stream: Stream, answer: Streaming) -> Status 
 
 def shutting_down() -> Status:
     """This server goes, and others stay."""
-    return status_of(Unavailable("SHUTTING_DOWN", "this server is shutting down; another one will answer"))
+    return status_of(errors.shutting_down())
 
 
 async def translated(path: str, work: Awaitable[R]) -> R | Status:

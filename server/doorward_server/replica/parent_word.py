@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from doorward_server.errors import shutting_down
 from doorward_server.replica.timing import Signal
-from doorward_server.replica.watch_refusals import shutting_down
 
 if TYPE_CHECKING:
     from collections.abc import Callable

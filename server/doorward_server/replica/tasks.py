@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from doorward_server.errors import Unavailable
+from doorward_server.errors import shutting_down
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -41,7 +41,7 @@ class Tasks:
         """
         if self._closed:
             work.close()
-            raise Unavailable("SHUTTING_DOWN", "this server is shutting down; another one will answer")
+            raise shutting_down()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieve)
         future.add_done_callback(self._running.discard)

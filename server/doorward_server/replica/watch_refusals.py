@@ -11,7 +11,6 @@ __all__ = [
     "no_hello",
     "no_lease",
     "registers_anew",
-    "shutting_down",
     "silent",
     "takes_too_slowly",
     "too_many",
@@ -54,11 +53,6 @@ def no_lease() -> Unavailable:
 def registers_anew() -> Unavailable:
     """Whatever was held here is void."""
     return Unavailable("NO_LEASE", "this replica had to register anew; open a stream to another one, or again")
-
-
-def shutting_down() -> Unavailable:
-    """This server goes, and others stay."""
-    return Unavailable("SHUTTING_DOWN", "this server is shutting down; another one will answer")
 
 
 def has_lasted() -> Unavailable:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from doorward.core.lease import stretched_ns
+from doorward_server.errors import shutting_down
 from doorward_server.replica import watch_messages as said
 from doorward_server.replica import watch_refusals
 from doorward_server.replica.parent_word import ParentWord
@@ -120,7 +121,7 @@ class Watchers:
             Unavailable: SHUTTING_DOWN.
         """
         if self._is_leaving:
-            raise watch_refusals.shutting_down()
+            raise shutting_down()
         if len(self._open) + coming >= self._most or len(self._ended) >= MOST_ENDED * self._most:
             raise watch_refusals.too_many(self._most)
 
@@ -259,7 +260,7 @@ class Watchers:
         self._is_leaving = True
         for session in tuple(self._open):
             if not session.is_reset:
-                self._reset(session, watch_refusals.shutting_down())
+                self._reset(session, shutting_down())
 
     async def left(self, until_ns: int) -> None:
         """Returns once no sub-lease is counted and all was written, at `until_ns` at the latest; ends what is still open."""
@@ -268,7 +269,7 @@ class Watchers:
             look_ns = last_ns if last_ns > self._timing.now_ns() else until_ns
             await self._timing.sleep_until_or(min(look_ns, until_ns), self._moved)
         for session in tuple(self._open):
-            self.end(session, watch_refusals.shutting_down())
+            self.end(session, shutting_down())
         # The parent is to hear the last word.
         self.look()
 
