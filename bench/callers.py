@@ -6,21 +6,19 @@ Used by the parts that measure a server over the network.
 from __future__ import annotations
 
 import contextlib
-import json
-import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench import harness
+from bench.told import told
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator, Sequence
-    from typing import IO
 
     from google.protobuf.message import Message
 
     from bench.harness import Cores, Server
+    from bench.told import Told
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,8 @@ class Round:
 class Callers:
     """Processes that call the same targets."""
 
-    def __init__(self, processes: list[subprocess.Popen[bytes]], logs: list[IO[bytes]], targets: dict[str, Target]):
+    def __init__(self, processes: list[Told], targets: dict[str, Target]) -> None:
         self._processes = processes
-        self._logs = logs
         self._targets = targets
 
     def round(self, name: str, calls: int, *, window: int) -> Round:
@@ -74,8 +71,8 @@ class Callers:
 
     def _tell(self, order: dict[str, Any]) -> list[dict[str, Any]]:
         for process in self._processes:
-            _write(process, order)
-        return [_read(process, log) for process, log in zip(self._processes, self._logs, strict=True)]
+            process.write(order)
+        return [process.read() for process in self._processes]
 
 
 @contextlib.contextmanager
@@ -91,31 +88,9 @@ def calling(targets: dict[str, Target], cores: Cores, *, processes: int) -> Iter
         for name, target in targets.items()
     }
     with contextlib.ExitStack() as stack:
-        logs: list[IO[bytes]] = []
-        started: list[subprocess.Popen[bytes]] = []
-        for _ in range(processes):
-            logs.append(stack.enter_context(tempfile.TemporaryFile()))
-            process = harness.start(["-m", "bench.caller"], cores.callers, logs[-1], stdin=harness.PIPE)
-            stack.callback(harness.stop, process)
-            started.append(process)
-            _write(process, job)
-        for process, log in zip(started, logs, strict=True):
-            _read(process, log)
-        yield Callers(started, logs, targets)
-
-
-def _write(process: subprocess.Popen[bytes], value: object) -> None:
-    if process.stdin is None:
-        raise RuntimeError("the caller has no input")
-    # A caller that ended says why where its answer is read.
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(value).encode() + b"\n")
-        process.stdin.flush()
-
-
-def _read(process: subprocess.Popen[bytes], log: IO[bytes]) -> Any:
-    line = process.stdout.readline() if process.stdout else b""
-    if not line:
-        log.seek(0)
-        raise RuntimeError(f"a caller ended:\n{log.read().decode()[-4000:]}")
-    return json.loads(line)
+        started = [stack.enter_context(told(["-m", "bench.caller"], cores.callers)) for _ in range(processes)]
+        for process in started:
+            process.write(job)
+        for process in started:
+            process.read()
+        yield Callers(started, targets)

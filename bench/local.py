@@ -10,22 +10,20 @@ expired, what the plan covers, or be told of any change. Short rounds alternate;
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bench import harness, rows
 from bench.report import Table, undisturbed
+from bench.told import told
 from doorward.core.catalog import Level
 from doorward_server.catalog.load import builtin_text, load_catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bench.harness import Cores
     from bench.rows import Population
 
@@ -49,42 +47,6 @@ PYTHON: Final = ENVIRONMENT / "bin" / "python"
 INSTALL_S: Final = 300.0
 
 
-class Process:
-    """A process that answers a line with a line."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-        self._process = process
-        self._log = log
-
-    def ask(self, line: str) -> Any:
-        """The answer to this line.
-
-        Raises:
-            RuntimeError: the process ended; with the end of its log.
-        """
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the process has no pipes")
-        with contextlib.suppress(BrokenPipeError):  # it says why where its answer is read
-            self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
-        answered = self._process.stdout.readline()
-        if not answered:
-            self._log.seek(0)
-            raise RuntimeError(f"a process of the bench ended:\n{self._log.read().decode()[-4000:]}")
-        return json.loads(answered)
-
-
-@contextlib.contextmanager
-def process(arguments: list[str], cores: frozenset[int], python: str = sys.executable) -> Iterator[Process]:
-    """Runs `python <arguments>` for the length of the block."""
-    with tempfile.TemporaryFile() as log:
-        started = harness.start(arguments, cores, log, stdin=harness.PIPE, python=python)
-        try:
-            yield Process(started, log)
-        finally:
-            harness.stop(started)
-
-
 def run(cores: Cores) -> list[Table]:
     """Measures all of them, in alternating rounds."""
     _make_environment()
@@ -101,10 +63,10 @@ def run(cores: Cores) -> list[Table]:
                 for index, permission, project_id, _ in asked
             ],
         }
-        ours = {name: stack.enter_context(process(["-m", "bench.local_caller", name], cores.callers)) for name in OURS}
-        peers = stack.enter_context(process(["bench/local_peers.py"], cores.callers, str(PYTHON)))
-        answers = {name: caller.ask(json.dumps({**job, "times": TIMES[name]})) for name, caller in ours.items()}
-        answers |= peers.ask(json.dumps(_peers_job(population, asked)))
+        ours = {name: stack.enter_context(told(["-m", "bench.local_caller", name], cores.callers)) for name in OURS}
+        peers = stack.enter_context(told(["bench/local_peers.py"], cores.callers, python=str(PYTHON)))
+        answers = {name: caller.ask({**job, "times": TIMES[name]}) for name, caller in ours.items()}
+        answers |= peers.ask(_peers_job(population, asked))
         expected = [allowed for *_, allowed in asked]
         if wrong := [name for name, given in answers.items() if given != expected]:
             raise RuntimeError(f"not the right answers: {', '.join(wrong)}")

@@ -114,7 +114,8 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     peers = {"cedarpy": cedar(job), "casbin": casbin_rbac(job), "lookup": lookup(job)}
     print(json.dumps({name: [question() for question in questions] for name, questions in peers.items()}), flush=True)
-    while name := sys.stdin.readline().strip():
+    for line in sys.stdin:
+        name = json.loads(line)
         times = job["times"][name]
         questions = peers[name]
         began = time.perf_counter_ns()

@@ -32,6 +32,7 @@ import asyncpg
 from bench import harness, rows
 from bench.harness import Cores
 from bench.report import Table
+from bench.told import told
 from doorward.core.catalog import Level
 from doorward_server import telemetry
 from doorward_server.catalog.load import builtin_text, load_catalog
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bench.rows import Population
+    from bench.told import Told
     from doorward.core.catalog import Catalog
 
 PYTHON: Final = str(harness.ROOT / ".venv-peers" / "bin" / "python")
@@ -213,31 +215,6 @@ async def _fill(url: str, population: Population) -> None:
         await connection.close()
 
 
-class Caller:
-    """The one caller process."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-        self._process = process
-        self._log = log
-
-    def tell(self, value: object) -> Any:
-        """One line, and its answer.
-
-        Raises:
-            RuntimeError: it ended instead; with the end of its log.
-        """
-        assert self._process.stdin is not None, "started with a pipe"
-        assert self._process.stdout is not None, "started with a pipe"
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(value).encode() + b"\n")
-            self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            self._log.seek(0)
-            raise RuntimeError(f"the caller ended:\n{self._log.read().decode()[-4000:]}")
-        return json.loads(line)
-
-
 def run(cores: Cores) -> list[Table]:
     """Measures all of them, in alternating rounds."""
     with contextlib.ExitStack() as stack:
@@ -255,20 +232,15 @@ def run(cores: Cores) -> list[Table]:
             "addresses": addresses,
             "credential": (directory / "data" / "caller.token").read_text().strip(),
         }
-        log = stack.enter_context(tempfile.TemporaryFile())
         path = {"PYTHONPATH": f"{harness.ROOT / 'client'}:{harness.ROOT}"}
-        process = harness.start(
-            ["-m", "bench.peer_caller"], cores.callers, log, stdin=harness.PIPE, environment=path, python=PYTHON
-        )
-        stack.callback(harness.stop, process)
-        caller = Caller(process, log)
-        caller.tell(job)
+        caller = stack.enter_context(told(["-m", "bench.peer_caller"], cores.callers, environment=path, python=PYTHON))
+        caller.ask(job)
         for name in addresses:
             _asked(caller, name, len(job["questions"]), 8)  # every question once: compared, and warmed up
         return [_table({window: _measure(caller, list(addresses), window) for window in WINDOWS})]
 
 
-def _measure(caller: Caller, names: list[str], window: int) -> dict[str, list[dict[str, Any]]]:
+def _measure(caller: Told, names: list[str], window: int) -> dict[str, list[dict[str, Any]]]:
     count, calls = WINDOWS[window]
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(-1, count):
@@ -280,8 +252,8 @@ def _measure(caller: Caller, names: list[str], window: int) -> dict[str, list[di
     return rounds
 
 
-def _asked(caller: Caller, name: str, calls: int, window: int) -> dict[str, Any]:
-    answer: dict[str, Any] = caller.tell({"target": name, "calls": calls, "window": window})
+def _asked(caller: Told, name: str, calls: int, window: int) -> dict[str, Any]:
+    answer: dict[str, Any] = caller.ask({"target": name, "calls": calls, "window": window})
     if answer["wrong"]:
         raise RuntimeError(f"{name}: {answer['wrong']} of {answer['calls']} answers were wrong")
     return answer

@@ -9,25 +9,25 @@ the bench fails if one of them allows it. Nothing is pinned. Called by `python -
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from bench import fleet, harness, rows
+from bench import fleet, rows
 from bench.fleet import ALLOWED
 from bench.propagation import percentile
 from bench.report import Table
+from bench.told import told
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
 
     from bench.fleet import Fleet, Revoked
     from bench.harness import Cores
+    from bench.told import Told
 
 PROCESSES: Final = 2
 WATCHERS: Final = 100
@@ -47,7 +47,7 @@ HOLDING: Final = f"{WATCHERS} watchers, all hold the token"
 class Watchers:
     """The processes with the watchers, told together."""
 
-    def __init__(self, processes: list[tuple[subprocess.Popen[bytes], IO[bytes]]]) -> None:
+    def __init__(self, processes: list[Told]) -> None:
         self._processes = processes
 
     def tell(self, value: object) -> list[Any]:
@@ -56,20 +56,9 @@ class Watchers:
         Raises:
             RuntimeError: one of them ended; with the end of its log.
         """
-        for process, _ in self._processes:
-            if process.stdin is None:
-                raise RuntimeError("a process with watchers has no input")
-            with contextlib.suppress(BrokenPipeError):  # it says why where its answer is read
-                process.stdin.write(json.dumps(value).encode() + b"\n")
-                process.stdin.flush()
-        answers = []
-        for process, log in self._processes:
-            line = process.stdout.readline() if process.stdout else b""
-            if not line:
-                log.seek(0)
-                raise RuntimeError(f"a process with watchers ended:\n{log.read().decode()[-4000:]}")
-            answers.append(json.loads(line))
-        return answers
+        for process in self._processes:
+            process.write(value)
+        return [process.read() for process in self._processes]
 
     def count(self, what: str, **order: object) -> int:
         """The sum of what all of them answer for `what`."""
@@ -105,13 +94,8 @@ def watching(running: Fleet, count: int) -> Iterator[Watchers]:
         "watchers": count // PROCESSES,
     }
     with contextlib.ExitStack() as stack:
-        processes: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
-        for _ in range(PROCESSES):
-            log = stack.enter_context(tempfile.TemporaryFile())
-            process = harness.start(["-m", "bench.watchers_caller"], cores, log, stdin=harness.PIPE)
-            stack.callback(harness.stop, process)
-            processes.append((process, log))
-        watchers = Watchers(processes)
+        started = [stack.enter_context(told(["-m", "bench.watchers_caller"], cores)) for _ in range(PROCESSES)]
+        watchers = Watchers(started)
         watchers.tell(job)
         yield watchers
 
